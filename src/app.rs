@@ -1,0 +1,204 @@
+//! Builds the parts in order, watches over them, and takes them down again.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::Access;
+use crate::broker::{self, Broker};
+use crate::config::Config;
+use crate::dispatch::{self, Dispatch};
+use crate::hub::{self, Hub};
+use crate::model::mask::Mask;
+use crate::mqtt::{self, Mqtt};
+use crate::net::{self, Limiter, ListenError, Listener};
+
+/// The key of the MQTT listener's address.
+const LISTEN_MQTT: &str = "listen.mqtt";
+
+/// Why pinhook does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// No HTTP requests can be made.
+    #[error(transparent)]
+    Dispatch(#[from] dispatch::Error),
+    /// A part without which pinhook is none has ended.
+    #[error("the {part} has ended unasked{}", .panic.as_ref().map(|p| format!(": {p}")).unwrap_or_default())]
+    Ended {
+        /// Which part.
+        part: &'static str,
+        /// What it said, if it panicked.
+        panic: Option<String>,
+    },
+}
+
+/// pinhook, built and bound, ready to run.
+pub struct App {
+    listeners: Vec<Listener>,
+    limiter: Arc<Limiter>,
+    hub: Hub,
+    mqtt: Mqtt,
+    dispatch: Dispatch,
+}
+
+impl App {
+    /// Builds all parts, and binds the listeners last: who can connect is served.
+    ///
+    /// # Errors
+    ///
+    /// When an address cannot be listened on, or TLS cannot be set up.
+    pub async fn start(config: Config) -> Result<App, Error> {
+        net::tls::install();
+        let limits = &config.limits;
+        let tokens = config.access.devices.iter().map(|login| login.device.token.expose());
+        let secrets = config.secrets.iter().map(String::as_str);
+        let mask = Mask::new(tokens.chain(secrets));
+        let devices = config.access.devices.iter();
+        let hub = Hub::new(hub::Settings {
+            devices: devices.map(|login| Arc::clone(&login.device)).collect(),
+            webhooks: config.webhooks,
+            writes_per_second: limits.writes_per_second,
+            value: limits.value,
+            first_id: rand::random(),
+        });
+        let dispatch = Dispatch::new(
+            &hub,
+            dispatch::Settings {
+                in_flight: limits.in_flight,
+                zone: config.zone,
+                owner_email: config.owner_email,
+                mask: mask.clone(),
+            },
+        )?;
+        let broker = Broker::new(broker::Settings {
+            subscriptions: limits.subscriptions,
+            session_queue: limits.session_queue,
+            session_queue_bytes: limits.session_queue_bytes,
+            retained: limits.retained,
+            retained_bytes: limits.retained_bytes,
+            retained_per_login: limits.retained_per_device,
+            topic: limits.topic,
+        });
+        let settings = mqtt::Settings {
+            packet: limits.packet,
+            topic: limits.topic,
+        };
+        let mqtt = Mqtt::new(hub.clone(), broker, Access::new(config.access), mask, settings);
+        let limiter = Arc::new(Limiter::new(net::Settings {
+            connections: limits.connections,
+            per_address: limits.connections_per_address,
+        }));
+        let mut listeners = Vec::new();
+        for address in config.listen_mqtt {
+            listeners.push(Listener::bind(address, LISTEN_MQTT).await?);
+        }
+        Ok(App {
+            listeners,
+            limiter,
+            hub,
+            mqtt,
+            dispatch,
+        })
+    }
+
+    /// Where MQTT clients can connect.
+    pub fn mqtt_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(Listener::address)
+    }
+
+    /// The hub, for those who look at it from outside.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Serves until `stop`, then takes everything down from the top: no new
+    /// connections or writes; requests in flight end while devices still hear
+    /// the responses; `offline`; goodbye (product.md §11).
+    ///
+    /// # Errors
+    ///
+    /// When a core part ends unasked: then nothing is to be trusted any more.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
+        let mut parts = Parts::default();
+        let doors = CancellationToken::new();
+        for listener in self.listeners {
+            let mqtt = self.mqtt.clone();
+            let serving = listener.run(Arc::clone(&self.limiter), doors.clone(), move |accepted| {
+                mqtt.serve(accepted);
+            });
+            parts.spawn("listener", serving);
+        }
+        let workers = CancellationToken::new();
+        parts.spawn("dispatcher", self.dispatch.run(workers.clone()));
+        let observer = CancellationToken::new();
+        let observing = self.mqtt.clone();
+        let until = observer.clone();
+        parts.spawn("observer", async move { observing.observe(until).await });
+
+        tokio::select! {
+            ended = parts.next() => return Err(ended.unwrap_or_else(|part| Error::Ended { part, panic: None })),
+            () = stop.cancelled() => {}
+        }
+        doors.cancel();
+        self.hub.stop();
+        workers.cancel();
+        parts.wait_for("dispatcher").await?;
+        observer.cancel();
+        parts.wait_for("observer").await?;
+        self.mqtt.close().await;
+        Ok(())
+    }
+}
+
+/// The tasks without which pinhook is none.
+#[derive(Default)]
+struct Parts {
+    tasks: JoinSet<&'static str>,
+    ended: Vec<&'static str>,
+}
+
+impl Parts {
+    fn spawn(&mut self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            task.await;
+            part
+        });
+    }
+
+    /// Waits for the next part to end: its name, or its panic.
+    async fn next(&mut self) -> Result<Error, &'static str> {
+        match self.tasks.join_next().await {
+            Some(Ok(part)) => {
+                self.ended.push(part);
+                Err(part)
+            }
+            Some(Err(error)) => Ok(panicked(error)),
+            None => Err("last part"),
+        }
+    }
+
+    /// Waits until `part`, which was told to end, has ended.
+    async fn wait_for(&mut self, part: &'static str) -> Result<(), Error> {
+        while !self.ended.contains(&part) {
+            if let Ok(error) = self.next().await {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn panicked(error: JoinError) -> Error {
+    let panic = error.into_panic();
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    Error::Ended {
+        part: "core task",
+        panic: Some(text.unwrap_or_else(|| "panic".to_owned())),
+    }
+}

@@ -1,0 +1,1322 @@
+//! The broker as its callers see it: cases one by one, then any sequence of events, then threads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicUsize;
+use std::task::Wake;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Wakes {
+    /// How many there were since this was asked last.
+    fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+fn key(login: &str, client_id: &str) -> ClientKey {
+    ClientKey {
+        login: login.into(),
+        client_id: client_id.into(),
+    }
+}
+
+fn options(receive_maximum: u16, will: Option<&str>, wakes: &Arc<Wakes>) -> Open {
+    Open {
+        receive_maximum,
+        will: will.map(|text| Will {
+            message: message("will", text, QoS::AtMostOnce),
+        }),
+        waker: wakes.clone().into(),
+    }
+}
+
+fn connect(broker: &Broker, name: &str, now: Instant) -> (Session, Arc<Wakes>) {
+    let wakes = Arc::<Wakes>::default();
+    let opened = broker.open(key(name, name), options(u16::MAX, None, &wakes), now);
+    (opened.session, wakes)
+}
+
+fn message(topic: &str, payload: &str, qos: QoS) -> Message {
+    Message {
+        topic: topic.into(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        qos,
+        retain: false,
+        properties: None,
+    }
+}
+
+fn retained(topic: &str, payload: &str, qos: QoS) -> Message {
+    Message {
+        retain: true,
+        ..message(topic, payload, qos)
+    }
+}
+
+fn expiring(topic: &str, payload: &str, seconds: u32) -> Message {
+    let properties = Properties {
+        expiry: Some(seconds),
+        ..Properties::default()
+    };
+    Message {
+        properties: Some(Arc::new(properties)),
+        ..message(topic, payload, QoS::AtMostOnce)
+    }
+}
+
+fn filter(filter: &str, qos: QoS) -> Subscription {
+    Subscription {
+        filter: filter.into(),
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Always,
+        id: None,
+    }
+}
+
+fn subscribe(broker: &Broker, session: &Session, filters: &[&str], now: Instant) {
+    for name in filters {
+        let result = broker.subscribe(session, &[filter(name, QoS::AtLeastOnce)], now);
+        assert_eq!(result, [Ok(QoS::AtLeastOnce)], "{name}");
+    }
+}
+
+/// Takes and acknowledges everything.
+fn drain(session: &Session, now: Instant) -> Vec<Outgoing> {
+    let mut taken = Vec::new();
+    while let Next::Message(outgoing) = session.next(now) {
+        if let Some(id) = outgoing.packet_id {
+            assert!(session.acknowledge(id.get()));
+        }
+        taken.push(outgoing);
+    }
+    taken
+}
+
+fn payload(outgoing: &Outgoing) -> String {
+    String::from_utf8(outgoing.message.payload.to_vec()).unwrap()
+}
+
+fn payloads(session: &Session, now: Instant) -> Vec<String> {
+    drain(session, now).iter().map(payload).collect()
+}
+
+fn small(session_queue: usize) -> Settings {
+    Settings {
+        session_queue,
+        ..Settings::default()
+    }
+}
+
+use QoS::{AtLeastOnce as ONE, AtMostOnce as ZERO, ExactlyOnce as TWO};
+
+#[test]
+fn a_subscriber_gets_the_lower_of_both_qos() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+
+    for (granted, published, expected) in [
+        (ZERO, ZERO, ZERO),
+        (ZERO, ONE, ZERO),
+        (ONE, ZERO, ZERO),
+        (ONE, ONE, ONE),
+    ] {
+        assert_eq!(
+            broker.subscribe(&session, &[filter("t", granted)], now),
+            [Ok(granted)]
+        );
+        broker.publish(None, message("t", "x", published), now);
+
+        let taken = drain(&session, now);
+        assert_eq!(taken.len(), 1);
+        assert_eq!(taken[0].qos, expected, "{granted:?} {published:?}");
+        assert_eq!(taken[0].packet_id.is_some(), expected == ONE);
+        assert!(!taken[0].retain);
+    }
+    assert_eq!(
+        broker.subscribe(&session, &[filter("t", TWO)], now),
+        [Ok(MAX_QOS)]
+    );
+}
+
+#[test]
+fn overlapping_filters_bring_one_copy() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+    let (other, _) = connect(&broker, "b", now);
+    for (name, qos, id) in [
+        ("t/+", ZERO, Some(7)),
+        ("t/#", ONE, Some(300)),
+        ("#", ZERO, None),
+        ("u", ONE, Some(9)),
+    ] {
+        let _ = broker.subscribe(
+            &session,
+            &[Subscription {
+                id,
+                ..filter(name, qos)
+            }],
+            now,
+        );
+    }
+    subscribe(&broker, &other, &["+/+"], now);
+
+    let published = broker.publish(None, message("t/1", "x", ONE), now);
+
+    assert_eq!(published.receivers, 2);
+    let taken = drain(&session, now);
+    assert_eq!(taken.len(), 1);
+    assert_eq!(taken[0].qos, ONE);
+    let ids: BTreeSet<u32> = taken[0].subscription_ids.iter().copied().collect();
+    assert_eq!((ids, taken[0].subscription_ids.len()), ([7, 300].into(), 2));
+    assert!(drain(&other, now)[0].subscription_ids.is_empty());
+}
+
+#[test]
+fn no_local_leaves_out_what_is_ones_own() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+    let (other, _) = connect(&broker, "b", now);
+    let no_local = Subscription {
+        no_local: true,
+        ..filter("#", ONE)
+    };
+    let _ = broker.subscribe(&session, std::slice::from_ref(&no_local), now);
+
+    assert_eq!(
+        broker
+            .publish(Some(&session), retained("t", "own", ONE), now)
+            .receivers,
+        0
+    );
+    assert_eq!(
+        broker
+            .publish(Some(&other), retained("u", "other", ONE), now)
+            .receivers,
+        1
+    );
+    assert_eq!(payloads(&session, now), ["other"]);
+
+    // Nor does it come back as a retained message.
+    let _ = broker.subscribe(&session, &[no_local], now);
+    assert_eq!(payloads(&session, now), ["other"]);
+    // Another filter of the same session that does want it still brings it.
+    subscribe(&broker, &session, &["t"], now);
+    assert_eq!(payloads(&session, now), ["own"]);
+    assert_eq!(
+        broker
+            .publish(Some(&session), message("t", "x", ONE), now)
+            .receivers,
+        1
+    );
+}
+
+#[test]
+fn the_retain_flag_goes_out_as_the_subscription_says() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (plain, _) = connect(&broker, "a", now);
+    let (as_published, _) = connect(&broker, "b", now);
+    subscribe(&broker, &plain, &["#"], now);
+    let wanted = Subscription {
+        retain_as_published: true,
+        ..filter("#", ONE)
+    };
+    let _ = broker.subscribe(&as_published, &[wanted], now);
+
+    for retain in [false, true] {
+        broker.publish(
+            None,
+            Message {
+                retain,
+                ..message("t", "x", ONE)
+            },
+            now,
+        );
+        assert!(!drain(&plain, now)[0].retain);
+        assert_eq!(drain(&as_published, now)[0].retain, retain);
+    }
+}
+
+#[test]
+fn retain_handling_decides_when_retained_messages_come() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    broker.publish(None, retained("t", "x", ONE), now);
+    let (session, _) = connect(&broker, "a", now);
+
+    for (retain_handling, first, again) in [
+        (RetainHandling::Always, 1, 1),
+        (RetainHandling::IfNew, 1, 0),
+        (RetainHandling::Never, 0, 0),
+    ] {
+        let wanted = [Subscription {
+            retain_handling,
+            id: Some(5),
+            ..filter("t", ONE)
+        }];
+        for expected in [first, again] {
+            let _ = broker.subscribe(&session, &wanted, now);
+            let taken = drain(&session, now);
+            assert_eq!(taken.len(), expected, "{retain_handling:?}");
+            assert!(
+                taken
+                    .iter()
+                    .all(|o| o.retain && o.qos == ONE && o.subscription_ids == [5])
+            );
+        }
+        assert_eq!(broker.unsubscribe(&session, &["t"]), [true]);
+    }
+}
+
+#[test]
+fn an_empty_retained_message_deletes_and_is_delivered() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (early, _) = connect(&broker, "a", now);
+    let (late, _) = connect(&broker, "b", now);
+    subscribe(&broker, &early, &["#"], now);
+
+    broker.publish(None, retained("t", "x", ONE), now);
+    // An empty message without the flag deletes nothing.
+    broker.publish(None, message("t", "", ONE), now);
+    assert_eq!(broker.counters().retained, 1);
+    broker.publish(None, retained("t", "", ONE), now);
+    subscribe(&broker, &late, &["#"], now);
+
+    assert_eq!(payloads(&early, now), ["x", "", ""]);
+    assert_eq!(payloads(&late, now), [""; 0]);
+    assert_eq!(
+        (broker.counters().retained, broker.counters().retained_bytes),
+        (0, 0)
+    );
+}
+
+#[test]
+fn any_number_of_retained_messages_passes_a_small_queue_and_window() {
+    let (broker, now) = (Broker::new(small(4)), Instant::now());
+    let names: Vec<String> = (0..2_500).map(|n| format!("t/{n:04}")).collect();
+    for name in &names {
+        broker.publish(None, retained(name, name, ONE), now);
+    }
+    let wakes = Arc::<Wakes>::default();
+    let session = broker
+        .open(key("a", "a"), options(3, None, &wakes), now)
+        .session;
+    subscribe(&broker, &session, &["t/#"], now);
+
+    // Live messages come through in between, and are not counted against by the others.
+    let mut seen = Vec::new();
+    let mut live = Vec::new();
+    let mut in_flight = Vec::new();
+    for round in 0.. {
+        if round < 300 {
+            let held = broker
+                .publish(Some(&session), message("t/live", "live", ONE), now)
+                .held;
+            assert!(held.is_empty(), "round {round}");
+        }
+        while let Next::Message(outgoing) = session.next(now) {
+            in_flight.extend(outgoing.packet_id);
+            match outgoing.retain {
+                true => seen.push(payload(&outgoing)),
+                false => live.push(outgoing),
+            }
+        }
+        assert!(in_flight.len() <= 3);
+        if in_flight.is_empty() {
+            break;
+        }
+        for id in in_flight.drain(..) {
+            assert!(session.acknowledge(id.get()));
+        }
+    }
+
+    assert_eq!(seen, names);
+    assert_eq!(live.len(), 300);
+}
+
+#[test]
+fn retained_messages_come_though_a_full_queue_has_expired() {
+    let (broker, start) = (Broker::new(small(4)), Instant::now());
+    let (session, _) = connect(&broker, "a", start);
+    for topic in ["r/1", "r/2", "r/3"] {
+        broker.publish(None, retained(topic, topic, ZERO), start);
+    }
+    subscribe(&broker, &session, &["t", "r/#"], start);
+    for payload in ["1", "2", "3", "4"] {
+        broker.publish(None, expiring("t", payload, 1), start);
+    }
+
+    let later = start + Duration::from_secs(1);
+    assert_eq!(payloads(&session, later), ["r/1", "r/2", "r/3"]);
+    assert_eq!(broker.counters().dropped.expired, 4);
+}
+
+#[test]
+fn resubscribing_and_unsubscribing_replace_a_walk_under_way() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    for topic in ["t/1", "t/2", "t/3"] {
+        broker.publish(None, retained(topic, topic, ZERO), now);
+    }
+    let (session, _) = connect(&broker, "a", now);
+
+    for _ in 0..50 {
+        subscribe(&broker, &session, &["t/#"], now);
+    }
+    assert_eq!(payloads(&session, now), ["t/1", "t/2", "t/3"]);
+
+    subscribe(&broker, &session, &["t/#"], now);
+    assert!(matches!(session.next(now), Next::Message(_)));
+    assert_eq!(broker.unsubscribe(&session, &["t/#"]), [true]);
+    assert!(matches!(session.next(now), Next::Idle));
+}
+
+#[test]
+fn filters_are_refused_for_a_reason() {
+    let settings = Settings {
+        subscriptions: 2,
+        topic: 10,
+        ..Settings::default()
+    };
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+
+    let wanted = ["a/#/b", "$share/g/a", "01234567890", "a", "b", "c", "a"].map(|f| filter(f, ONE));
+    assert_eq!(
+        broker.subscribe(&session, &wanted, now),
+        [
+            Err(SubscribeError::Filter(FilterError::HashNotLast)),
+            Err(SubscribeError::Shared),
+            Err(SubscribeError::Filter(FilterError::TooLong {
+                found: 11,
+                limit: 10
+            })),
+            Ok(ONE),
+            Ok(ONE),
+            Err(SubscribeError::TooMany { limit: 2 }),
+            Ok(ONE),
+        ]
+    );
+    assert_eq!(
+        broker.unsubscribe(&session, &["a", "a", "c"]),
+        [true, false, false]
+    );
+    assert_eq!(broker.counters().subscriptions, 1);
+}
+
+#[test]
+fn two_logins_with_one_client_id_are_two_clients() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let one = broker.open(key("one", "x"), options(1, Some("w"), &wakes), now);
+    let two = broker.open(key("two", "x"), options(1, None, &wakes), now);
+
+    assert!(two.will.is_none() && !two.present);
+    assert!(matches!(one.session.next(now), Next::Idle));
+    assert_eq!(broker.counters().sessions, 2);
+}
+
+#[test]
+fn taking_over_closes_the_old_session_and_returns_its_will_once() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (old_wakes, new_wakes) = (Arc::<Wakes>::default(), Arc::<Wakes>::default());
+    let old = broker
+        .open(key("a", "x"), options(1, Some("old"), &old_wakes), now)
+        .session;
+    subscribe(&broker, &old, &["t"], now);
+
+    let new = broker.open(key("a", "x"), options(1, Some("new"), &new_wakes), now);
+
+    assert_eq!(new.will.unwrap().message.payload, "old");
+    assert_eq!((old_wakes.take(), new_wakes.take()), (1, 0));
+    assert!(matches!(old.next(now), Next::Closed(Cause::TakenOver)));
+    assert_eq!((old.closed(), new.session.closed()), (Some(Cause::TakenOver), None));
+    assert!(!broker.has_subscribers("t"));
+    let refused = broker.subscribe(&old, &[filter("t", ONE)], now);
+    assert_eq!(refused, [Err(SubscribeError::Closed)]);
+    assert_eq!(broker.close(&old, End::Lost, now), None);
+    assert_eq!(
+        (broker.counters().sessions, broker.counters().subscriptions),
+        (1, 0)
+    );
+    let will = broker.close(&new.session, End::Lost, now);
+    assert_eq!(will.unwrap().message.payload, "new");
+    assert_eq!(broker.counters().sessions, 0);
+}
+
+#[test]
+fn a_will_is_void_only_after_a_normal_end() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    for (end, expected) in [
+        (End::Normal, false),
+        (End::WithWill, true),
+        (End::Lost, true),
+    ] {
+        let wakes = Arc::<Wakes>::default();
+        let opened = broker.open(key("a", "x"), options(1, Some("w"), &wakes), now);
+        assert_eq!(
+            broker.close(&opened.session, end, now).is_some(),
+            expected,
+            "{end:?}"
+        );
+    }
+}
+
+#[test]
+fn a_session_that_is_dropped_leaves_nothing_behind() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+    subscribe(&broker, &session, &["t/#", "u"], now);
+
+    drop(session);
+
+    assert_eq!(broker.counters(), Counters::default());
+    assert!(!broker.has_subscribers("u"));
+}
+
+#[test]
+fn has_subscribers_knows_wildcards() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+    subscribe(&broker, &session, &["t/+/x"], now);
+
+    for (topic, expected) in [("t/1/x", true), ("t/1", false), ("$t/1/x", false)] {
+        assert_eq!(broker.has_subscribers(topic), expected, "{topic}");
+    }
+}
+
+#[test]
+fn the_clients_receive_maximum_is_the_window() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let session = broker
+        .open(key("a", "a"), options(2, None, &wakes), now)
+        .session;
+    subscribe(&broker, &session, &["t"], now);
+    for n in 0..5 {
+        broker.publish(None, message("t", &n.to_string(), ONE), now);
+    }
+
+    let ids: Vec<u16> = std::iter::from_fn(|| match session.next(now) {
+        Next::Message(outgoing) => Some(outgoing.packet_id.unwrap().get()),
+        _ => None,
+    })
+    .collect();
+
+    assert_eq!(ids.len(), 2);
+    wakes.take();
+    assert!(!session.acknowledge(999));
+    assert_eq!(wakes.take(), 0);
+    // Out of order is as good; it wakes, since the window was what it waited for.
+    assert!(session.acknowledge(ids[1]));
+    assert_eq!(wakes.take(), 1);
+    assert!(!session.acknowledge(ids[1]));
+    assert!(matches!(session.next(now), Next::Message(_)));
+    assert!(matches!(session.next(now), Next::Idle));
+}
+
+#[test]
+fn packet_ids_in_flight_are_not_used_again() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let session = broker
+        .open(key("a", "a"), options(2, None, &wakes), now)
+        .session;
+    subscribe(&broker, &session, &["t"], now);
+    let next = || {
+        broker.publish(None, message("t", "x", ONE), now);
+        match session.next(now) {
+            Next::Message(outgoing) => outgoing.packet_id.unwrap().get(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let never_acknowledged = next();
+
+    let mut seen = BTreeSet::new();
+    for _ in 0..70_000 {
+        let id = next();
+        assert_ne!(id, never_acknowledged);
+        seen.insert(id);
+        assert!(session.acknowledge(id));
+    }
+
+    assert_eq!(seen.len(), 65_534);
+}
+
+#[test]
+fn a_discarded_message_frees_its_packet_id() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let session = broker
+        .open(key("a", "a"), options(1, None, &wakes), now)
+        .session;
+    subscribe(&broker, &session, &["t"], now);
+    for text in ["too large", "fits"] {
+        broker.publish(None, message("t", text, ONE), now);
+    }
+
+    match session.next(now) {
+        Next::Message(outgoing) => session.discard(&outgoing),
+        other => panic!("{other:?}"),
+    }
+
+    assert_eq!(payloads(&session, now), ["fits"]);
+    let counters = broker.counters();
+    assert_eq!((counters.messages_out, counters.dropped.too_large), (1, 1));
+}
+
+#[test]
+fn a_connection_is_woken_once_until_it_has_seen_all() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (session, wakes) = connect(&broker, "a", now);
+    subscribe(&broker, &session, &["t"], now);
+    // It was never told `Idle`, so it is still awake.
+    broker.publish(None, message("t", "x", ZERO), now);
+    assert_eq!(wakes.take(), 0);
+    assert_eq!(drain(&session, now).len(), 1);
+
+    for _ in 0..3 {
+        broker.publish(None, message("t", "x", ZERO), now);
+    }
+    assert_eq!(wakes.take(), 1);
+    assert!(matches!(session.next(now), Next::Message(_)));
+    broker.publish(None, message("t", "x", ZERO), now);
+    assert_eq!(wakes.take(), 0);
+    assert_eq!(drain(&session, now).len(), 3);
+    broker.publish(None, message("t", "x", ZERO), now);
+    assert_eq!(wakes.take(), 1);
+
+    drain(&session, now);
+    subscribe(&broker, &session, &["u"], now);
+    assert_eq!(wakes.take(), 1);
+}
+
+#[test]
+fn expiry_counts_down_and_ends_in_a_drop() {
+    let (broker, start) = (Broker::new(Settings::default()), Instant::now());
+    let (session, _) = connect(&broker, "a", start);
+    subscribe(&broker, &session, &["t"], start);
+    for seconds in [0, 5, 10] {
+        broker.publish(None, expiring("t", "x", seconds), start);
+    }
+    broker.publish(
+        None,
+        Message {
+            retain: true,
+            ..expiring("r", "x", 10)
+        },
+        start,
+    );
+
+    let taken = drain(&session, start + Duration::from_millis(5_500));
+    assert_eq!(
+        taken.iter().map(|o| o.expiry).collect::<Vec<_>>(),
+        [Some(5)]
+    );
+    assert_eq!(broker.counters().dropped.expired, 2);
+
+    subscribe(&broker, &session, &["r"], start);
+    let taken = drain(&session, start + Duration::from_secs(9));
+    assert_eq!(
+        taken.iter().map(|o| o.expiry).collect::<Vec<_>>(),
+        [Some(1)]
+    );
+    subscribe(&broker, &session, &["r"], start + Duration::from_secs(10));
+    assert_eq!(drain(&session, start + Duration::from_secs(10)), []);
+    assert_eq!(broker.counters().retained, 0);
+}
+
+#[test]
+fn what_has_expired_makes_room() {
+    let (broker, start) = (Broker::new(small(2)), Instant::now());
+    let (session, _) = connect(&broker, "a", start);
+    subscribe(&broker, &session, &["t"], start);
+    for payload in ["1", "2", "3"] {
+        broker.publish(None, expiring("t", payload, 1), start);
+    }
+    broker.publish(
+        None,
+        message("t", "4", ZERO),
+        start + Duration::from_secs(2),
+    );
+
+    assert_eq!(payloads(&session, start), ["4"]);
+    let dropped = broker.counters().dropped;
+    assert_eq!((dropped.queue_full_qos0, dropped.expired), (1, 2));
+}
+
+#[test]
+fn a_clients_qos_1_waits_in_order_for_room() {
+    let (broker, now) = (Broker::new(small(1)), Instant::now());
+    let (reader, _) = connect(&broker, "r", now);
+    let (one, _) = connect(&broker, "1", now);
+    let (two, _) = connect(&broker, "2", now);
+    subscribe(&broker, &reader, &["t"], now);
+    broker.publish(Some(&one), message("t", "first", ONE), now);
+    let (one_wakes, two_wakes) = (Arc::<Wakes>::default(), Arc::<Wakes>::default());
+
+    let mut by_one = broker.publish(Some(&one), message("t", "second", ONE), now);
+    let mut by_two = broker.publish(Some(&two), message("t", "third", ONE), now);
+    broker.publish(Some(&two), message("t", "never", ZERO), now);
+    assert_eq!((by_one.receivers, by_two.receivers), (1, 1));
+    let (second, third) = (by_one.held.remove(0), by_two.held.remove(0));
+    second.register(&one_wakes.clone().into());
+    third.register(&two_wakes.clone().into());
+    assert!(!second.try_push(now) && !third.try_push(now));
+
+    assert!(matches!(reader.next(now), Next::Message(_)));
+    assert_eq!((one_wakes.take(), two_wakes.take()), (1, 0));
+    assert!(second.try_push(now) && !third.try_push(now) && !second.evict());
+    assert_eq!(payloads(&reader, now), ["second", "third"]);
+    assert!(third.try_push(now));
+    // Registering when it is over wakes at once.
+    third.register(&two_wakes.clone().into());
+    assert_eq!(two_wakes.take(), 2);
+    assert_eq!(broker.counters().dropped.queue_full_qos0, 1);
+}
+
+#[test]
+fn a_small_message_does_not_pass_a_large_one_that_waits() {
+    let settings = Settings {
+        session_queue_bytes: 4 * MESSAGE_OVERHEAD,
+        ..Settings::default()
+    };
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let (reader, _) = connect(&broker, "r", now);
+    let (one, _) = connect(&broker, "1", now);
+    let (two, _) = connect(&broker, "2", now);
+    subscribe(&broker, &reader, &["t"], now);
+    broker.publish(Some(&one), message("t", "first", ONE), now);
+    let large = "x".repeat(5 * MESSAGE_OVERHEAD / 2);
+
+    let held = broker
+        .publish(Some(&one), message("t", &large, ONE), now)
+        .held;
+    assert_eq!(held.len(), 1);
+    for qos in [ZERO, ONE] {
+        let held = broker
+            .publish(Some(&two), message("t", "small", qos), now)
+            .held;
+        assert_eq!(held.len(), usize::from(qos == ONE));
+    }
+    drop(held);
+
+    assert_eq!(payloads(&reader, now), ["first"]);
+    assert_eq!(broker.counters().dropped.total(), 3);
+}
+
+#[test]
+fn giving_up_a_held_message_counts_it() {
+    let (broker, now) = (Broker::new(small(1)), Instant::now());
+    let (reader, _) = connect(&broker, "r", now);
+    let (one, _) = connect(&broker, "1", now);
+    subscribe(&broker, &reader, &["t"], now);
+    broker.publish(Some(&one), message("t", "first", ONE), now);
+
+    drop(broker.publish(Some(&one), message("t", "second", ONE), now));
+
+    assert_eq!(payloads(&reader, now), ["first"]);
+    assert_eq!(broker.counters().dropped.queue_full_qos1, 1);
+}
+
+#[test]
+fn an_evicted_reader_is_closed_and_keeps_its_will() {
+    let (broker, now) = (Broker::new(small(1)), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let reader = broker
+        .open(key("r", "r"), options(1, Some("gone"), &wakes), now)
+        .session;
+    let (one, _) = connect(&broker, "1", now);
+    subscribe(&broker, &reader, &["t"], now);
+    assert!(matches!(reader.next(now), Next::Idle));
+    broker.publish(Some(&one), message("t", "first", ONE), now);
+    let held = broker
+        .publish(Some(&one), message("t", "second", ONE), now)
+        .held
+        .remove(0);
+    let other = broker
+        .publish(Some(&one), message("t", "third", ONE), now)
+        .held
+        .remove(0);
+    let other_wakes = Arc::<Wakes>::default();
+    other.register(&other_wakes.clone().into());
+    wakes.take();
+
+    assert!(held.evict() && !held.evict());
+
+    assert!(!broker.has_subscribers("t"));
+    assert_eq!((wakes.take(), other_wakes.take()), (1, 1));
+    assert!(held.try_push(now) && other.try_push(now));
+    for _ in 0..2 {
+        assert!(matches!(reader.next(now), Next::Closed(Cause::Stalled)));
+    }
+    assert_eq!(
+        broker
+            .publish(Some(&one), message("t", "x", ONE), now)
+            .receivers,
+        0
+    );
+    assert!(broker.close(&reader, End::Lost, now).is_some());
+    let counters = broker.counters();
+    assert_eq!((counters.stalled, counters.dropped.session_ended), (1, 3));
+}
+
+#[test]
+fn pinhooks_own_messages_push_out_the_oldest_of_a_slow_reader() {
+    let (broker, start) = (Broker::new(small(2)), Instant::now());
+    let (reader, _) = connect(&broker, "r", start);
+    subscribe(&broker, &reader, &["t"], start);
+    for (payload, qos) in [("1", ONE), ("2", ZERO), ("3", ONE), ("4", ZERO), ("5", ONE)] {
+        let published = broker.publish(None, message("t", payload, qos), start + STALL / 2);
+        assert_eq!((published.receivers, published.held.len()), (1, 0));
+    }
+
+    assert_eq!(payloads(&reader, start), ["3", "5"]);
+    let dropped = broker.counters().dropped;
+    assert_eq!((dropped.queue_full_qos0, dropped.queue_full_qos1), (2, 1));
+}
+
+#[test]
+fn pinhooks_own_messages_close_a_stalled_reader() {
+    let (broker, start) = (Broker::new(small(2)), Instant::now());
+    let (reader, _) = connect(&broker, "r", start);
+    subscribe(&broker, &reader, &["t"], start);
+    // Its queue was empty for long: that is no stall.
+    let filled = start + 10 * STALL;
+    for payload in ["1", "2"] {
+        broker.publish(None, message("t", payload, ONE), filled);
+    }
+    broker.publish(
+        None,
+        message("t", "3", ONE),
+        filled + STALL - Duration::from_millis(1),
+    );
+    assert!(matches!(reader.next(filled + STALL), Next::Message(_)));
+    broker.publish(None, message("t", "4", ONE), filled + STALL);
+    broker.publish(None, message("t", "5", ZERO), filled + 3 * STALL);
+    assert!(broker.has_subscribers("t"));
+
+    broker.publish(None, message("t", "6", ONE), filled + 3 * STALL);
+
+    assert!(!broker.has_subscribers("t"));
+    assert!(matches!(reader.next(start), Next::Closed(Cause::Stalled)));
+    assert_eq!(broker.counters().stalled, 1);
+}
+
+#[test]
+fn a_message_larger_than_the_queue_holds_up_nobody() {
+    let settings = Settings {
+        session_queue_bytes: 1_000,
+        ..Settings::default()
+    };
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+    subscribe(&broker, &session, &["t"], now);
+
+    let published = broker.publish(Some(&session), message("t", &"x".repeat(1_000), ONE), now);
+
+    assert_eq!((published.receivers, published.held.len()), (1, 0));
+    assert_eq!(broker.counters().dropped.too_large, 1);
+}
+
+#[test]
+fn a_refused_retain_is_delivered_and_said() {
+    let settings = Settings {
+        retained_per_login: 1,
+        ..Settings::default()
+    };
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let (session, _) = connect(&broker, "a", now);
+    subscribe(&broker, &session, &["#"], now);
+
+    let first = broker.publish(Some(&session), retained("t", "1", ONE), now);
+    let second = broker.publish(Some(&session), retained("u", "2", ONE), now);
+
+    assert_eq!(
+        (first.retained, second.retained),
+        (Ok(()), Err(RetainRefused::Login))
+    );
+    assert_eq!(payloads(&session, now), ["1", "2"]);
+    assert_eq!(
+        (broker.counters().retained, broker.counters().retain_refused),
+        (1, 1)
+    );
+}
+
+/// One thing that happens; numbers pick among the clients, topics and packets there are.
+#[derive(Clone, Debug)]
+enum Event {
+    Publish {
+        from: Option<usize>,
+        topic: usize,
+        qos: bool,
+        retain: bool,
+        expiry: Option<u32>,
+    },
+    Next(usize),
+    Acknowledge(usize, usize),
+    Subscribe(usize, usize, bool),
+    Unsubscribe(usize, usize),
+    Open(usize),
+    Close(usize, bool),
+    Wait(u64),
+    EndWait(usize, bool),
+}
+
+const CLIENTS: usize = 3;
+const TOPICS: [&str; 3] = ["a/b", "a/c", "$d"];
+const FILTERS: [&str; 5] = ["a/b", "a/+", "#", "$d", "a/#"];
+const WINDOW: u16 = 2;
+
+fn event() -> impl Strategy<Value = Event> {
+    let client = 0..CLIENTS;
+    let expiry = prop_oneof![6 => Just(None), 1 => (0_u32..3).prop_map(Some)];
+    let publish = (
+        prop::option::weighted(0.7, client.clone()),
+        0..TOPICS.len(),
+        prop::bool::weighted(0.7),
+        prop::bool::weighted(0.2),
+        expiry,
+    )
+        .prop_map(|(from, topic, qos, retain, expiry)| Event::Publish {
+            from,
+            topic,
+            qos,
+            retain,
+            expiry,
+        });
+    prop_oneof![
+        12 => publish,
+        8 => client.clone().prop_map(Event::Next),
+        6 => (client.clone(), 0_usize..4).prop_map(|(c, n)| Event::Acknowledge(c, n)),
+        5 => (client.clone(), 0..FILTERS.len(), any::<bool>())
+            .prop_map(|(c, f, qos)| Event::Subscribe(c, f, qos)),
+        1 => (client.clone(), 0..FILTERS.len()).prop_map(|(c, f)| Event::Unsubscribe(c, f)),
+        1 => client.clone().prop_map(Event::Open),
+        1 => (client.clone(), any::<bool>()).prop_map(|(c, normal)| Event::Close(c, normal)),
+        2 => (0_u64..700).prop_map(Event::Wait),
+        2 => (client, any::<bool>()).prop_map(|(c, evict)| Event::EndWait(c, evict)),
+    ]
+}
+
+/// What the test knows of one connection.
+struct Connection {
+    session: Session,
+    will: String,
+    in_flight: Vec<u16>,
+    /// The newest number seen of each publisher.
+    newest: BTreeMap<String, u32>,
+    /// What this client's own publish waits for.
+    held: Vec<Held>,
+}
+
+/// A broker with small bounds, its clients, and what must add up in the end.
+struct Run {
+    broker: Broker,
+    settings: Settings,
+    now: Instant,
+    connections: Vec<Option<Connection>>,
+    wills_due: BTreeSet<String>,
+    wills: Vec<Will>,
+    number: u32,
+    copies: u64,
+    live: u64,
+}
+
+impl Run {
+    fn new() -> Run {
+        let settings = Settings {
+            session_queue: 4,
+            session_queue_bytes: 3 * MESSAGE_OVERHEAD + 150,
+            subscriptions: 3,
+            retained: 2,
+            ..Settings::default()
+        };
+        Run {
+            broker: Broker::new(settings.clone()),
+            settings,
+            now: Instant::now(),
+            connections: (0..CLIENTS).map(|_| None).collect(),
+            wills_due: BTreeSet::new(),
+            wills: Vec::new(),
+            number: 0,
+            copies: 0,
+            live: 0,
+        }
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::Publish {
+                from,
+                topic,
+                qos,
+                retain,
+                expiry,
+            } => {
+                self.publish(from, TOPICS[topic], qos, retain, expiry);
+            }
+            Event::Next(client) => self.next(client),
+            Event::Acknowledge(client, n) => {
+                if let Some(connection) = &mut self.connections[client]
+                    && n < connection.in_flight.len()
+                {
+                    let id = connection.in_flight.remove(n);
+                    assert!(connection.session.acknowledge(id));
+                }
+            }
+            Event::Subscribe(client, name, qos) => {
+                if let Some(connection) = &self.connections[client] {
+                    let wanted = filter(FILTERS[name], if qos { ONE } else { ZERO });
+                    let _ = self
+                        .broker
+                        .subscribe(&connection.session, &[wanted], self.now);
+                }
+            }
+            Event::Unsubscribe(client, name) => {
+                if let Some(connection) = &self.connections[client] {
+                    self.broker
+                        .unsubscribe(&connection.session, &[FILTERS[name]]);
+                }
+            }
+            Event::Open(client) => self.open(client),
+            Event::Close(client, normal) => {
+                if let Some(connection) = self.connections[client].take() {
+                    let end = if normal { End::Normal } else { End::Lost };
+                    if normal {
+                        self.wills_due.remove(&connection.will);
+                    }
+                    self.wills
+                        .extend(self.broker.close(&connection.session, end, self.now));
+                }
+            }
+            Event::Wait(milliseconds) => self.now += Duration::from_millis(milliseconds),
+            Event::EndWait(client, evict) => {
+                if let Some(connection) = &mut self.connections[client] {
+                    for held in connection.held.drain(..) {
+                        if evict {
+                            held.evict();
+                            assert!(held.try_push(self.now));
+                        }
+                    }
+                }
+            }
+        }
+        self.check_bounds();
+    }
+
+    fn open(&mut self, client: usize) {
+        self.number += 1;
+        let will = format!("will {}", self.number);
+        self.wills_due.insert(will.clone());
+        let wakes = Arc::<Wakes>::default();
+        let name = client.to_string();
+        let opened = self.broker.open(
+            key(&name, &name),
+            options(WINDOW, Some(&will), &wakes),
+            self.now,
+        );
+        self.wills.extend(opened.will);
+        let replaced = self.connections[client].replace(Connection {
+            session: opened.session,
+            will,
+            in_flight: Vec::new(),
+            newest: BTreeMap::new(),
+            held: Vec::new(),
+        });
+        if let Some(replaced) = replaced {
+            assert!(matches!(replaced.session.next(self.now), Next::Closed(_)));
+            self.wills
+                .extend(self.broker.close(&replaced.session, End::Lost, self.now));
+        }
+    }
+
+    fn publish(
+        &mut self,
+        from: Option<usize>,
+        topic: &str,
+        qos: bool,
+        retain: bool,
+        expiry: Option<u32>,
+    ) {
+        let (name, session) = match from {
+            None => ("pinhook".to_owned(), None),
+            Some(client) => match &mut self.connections[client] {
+                Some(connection) => {
+                    // A publisher publishes nothing while its last message is held.
+                    connection.held.retain(|held| !held.try_push(self.now));
+                    if !connection.held.is_empty() {
+                        return;
+                    }
+                    (client.to_string(), Some(&connection.session))
+                }
+                None => return,
+            },
+        };
+        self.number += 1;
+        let text = format!(
+            "{name} {} {}",
+            self.number,
+            "x".repeat(self.number as usize % 90)
+        );
+        let properties = expiry.map(|_| {
+            Arc::new(Properties {
+                expiry,
+                ..Properties::default()
+            })
+        });
+        let message = Message {
+            retain,
+            properties,
+            ..message(topic, &text, if qos { ONE } else { ZERO })
+        };
+        let published = self.broker.publish(session, message, self.now);
+        self.copies += published.receivers as u64;
+        assert!(from.is_some() || published.held.is_empty());
+        if let Some(client) = from
+            && let Some(connection) = &mut self.connections[client]
+        {
+            connection.held = published.held;
+        }
+    }
+
+    fn next(&mut self, client: usize) {
+        let Some(connection) = &mut self.connections[client] else {
+            return;
+        };
+        let outgoing = match connection.session.next(self.now) {
+            Next::Message(outgoing) => outgoing,
+            Next::Idle => {
+                // Nobody would wake it for what it could have had now.
+                let shared = &connection.session.shared;
+                let backlog = lock(&shared.backlog);
+                let state = lock(&shared.state);
+                let is_blocked = state.in_flight() == usize::from(WINDOW);
+                assert!(is_blocked || state.queue.is_empty() && backlog.is_empty());
+                return;
+            }
+            Next::Closed(cause) => {
+                assert_eq!(cause, Cause::Stalled);
+                let connection = self.connections[client].take().unwrap();
+                self.wills
+                    .extend(self.broker.close(&connection.session, End::Lost, self.now));
+                return;
+            }
+        };
+        if let Some(id) = outgoing.packet_id {
+            assert!(!connection.in_flight.contains(&id.get()));
+            connection.in_flight.push(id.get());
+            assert!(connection.in_flight.len() <= WINDOW.into());
+        }
+        assert!(outgoing.expiry != Some(0));
+        if outgoing.retain {
+            return;
+        }
+        self.live += 1;
+        let text = payload(&outgoing);
+        let mut words = text.split(' ');
+        let publisher = words.next().unwrap().to_owned();
+        let number: u32 = words.next().unwrap().parse().unwrap();
+        let before = connection.newest.insert(publisher, number);
+        assert!(
+            before.is_none_or(|before| before < number),
+            "{before:?} then {text}"
+        );
+    }
+
+    fn check_bounds(&self) {
+        for session in lock(&self.broker.0.sessions).values() {
+            let state = lock(&session.state);
+            assert!(state.queue.len() <= self.settings.session_queue);
+            assert!(state.queue.bytes() <= self.settings.session_queue_bytes);
+            assert!(state.in_flight() <= WINDOW.into());
+            assert!(state.filters.len() <= self.settings.subscriptions);
+            assert!(state.waiting.len() <= CLIENTS);
+            assert!(state.waiting.is_empty() || !state.queue.is_empty());
+            assert!(lock(&session.backlog).len() <= FILTERS.len());
+        }
+    }
+
+    /// Every copy was delivered, is queued, waits, or was counted as dropped.
+    fn check_copies(&self) {
+        let queued: usize = lock(&self.broker.0.sessions)
+            .values()
+            .map(|session| {
+                let state = lock(&session.state);
+                state.queue.len() + state.waiting.len()
+            })
+            .sum();
+        let dropped = self.broker.counters().dropped.total();
+        assert_eq!(self.copies, self.live + queued as u64 + dropped);
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_bounds_order_and_counts_hold(
+        events in prop::collection::vec(event(), 0..200),
+    ) {
+        let mut run = Run::new();
+        for client in 0..CLIENTS {
+            run.apply(Event::Open(client));
+            run.apply(Event::Subscribe(client, client, true));
+        }
+        for event in events {
+            run.apply(event);
+            run.check_copies();
+        }
+
+        for client in 0..CLIENTS {
+            run.apply(Event::Close(client, false));
+        }
+        run.check_copies();
+        let wills: Vec<_> = run.wills.iter().map(|will| &will.message.payload).collect();
+        let once: BTreeSet<String> =
+            wills.iter().map(|w| String::from_utf8(w.to_vec()).unwrap()).collect();
+        prop_assert_eq!(wills.len(), once.len(), "a will came twice");
+        prop_assert_eq!(once, run.wills_due);
+        let counters = run.broker.counters();
+        prop_assert_eq!((counters.sessions, counters.subscriptions), (0, 0));
+        prop_assert!(TOPICS.iter().all(|topic| !run.broker.has_subscribers(topic)));
+    }
+}
+
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Threads in the place of connections: readers sleep when idle and publishers when held, so a
+/// wake that is lost makes this test hang. Nobody is evicted, so everything has to arrive.
+#[test]
+fn nothing_is_lost_or_overtaken_between_threads() {
+    const PUBLISHERS: usize = 4;
+    const READERS: usize = 3;
+    const MESSAGES: usize = 3_000;
+    let (broker, now) = (Broker::new(small(16)), Instant::now());
+    let ready = std::sync::Barrier::new(PUBLISHERS + READERS);
+
+    let counts: Vec<usize> = std::thread::scope(|scope| {
+        let (broker, ready) = (&broker, &ready);
+        for publisher in 0..PUBLISHERS {
+            scope.spawn(move || {
+                let (session, _) = connect(broker, &format!("p{publisher}"), now);
+                let waker = Arc::new(Unpark(std::thread::current())).into();
+                ready.wait();
+                for number in 0..MESSAGES {
+                    let text = format!("{publisher} {number}");
+                    let published = broker.publish(Some(&session), message("t", &text, ONE), now);
+                    assert_eq!(published.receivers, READERS);
+                    for held in &published.held {
+                        held.register(&waker);
+                        while !held.try_push(now) {
+                            std::thread::park();
+                        }
+                    }
+                }
+            });
+        }
+        let readers: Vec<_> = (0..READERS)
+            .map(|reader| {
+                scope.spawn(move || {
+                    let open = Open {
+                        receive_maximum: 8,
+                        will: None,
+                        waker: Arc::new(Unpark(std::thread::current())).into(),
+                    };
+                    let name = format!("r{reader}");
+                    let session = broker.open(key(&name, &name), open, now).session;
+                    subscribe(broker, &session, &["#"], now);
+                    ready.wait();
+                    read_in_order(&session, PUBLISHERS, PUBLISHERS * MESSAGES, now)
+                })
+            })
+            .collect();
+        readers
+            .into_iter()
+            .map(|reader| reader.join().unwrap())
+            .collect()
+    });
+
+    assert_eq!(counts, [PUBLISHERS * MESSAGES; READERS]);
+    assert_eq!(broker.counters().dropped, Dropped::default());
+}
+
+/// The first publisher is stopped between retaining and delivering; the second has no need of the
+/// lock that stops it, since the first subscriber is itself and wants nothing of its own.
+#[test]
+fn what_is_retained_is_what_subscribers_were_sent_last() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let (first, _) = connect(&broker, "1", now);
+    let (second, _) = connect(&broker, "2", now);
+    let no_local = Subscription {
+        no_local: true,
+        ..filter("t", ONE)
+    };
+    let _ = broker.subscribe(&first, &[no_local], now);
+    subscribe(&broker, &second, &["t"], now);
+
+    std::thread::scope(|scope| {
+        let stop = lock(&first.shared.state);
+        scope.spawn(|| broker.publish(None, retained("t", "slow", ONE), now));
+        let has_retained = || broker.0.retained.try_read().map_or(true, |r| r.len() == 1);
+        while !has_retained() {
+            std::thread::yield_now();
+        }
+        let quick = scope.spawn(|| broker.publish(Some(&first), retained("t", "quick", ONE), now));
+        // It must not finish before the other may go on; time for it to do so wrongly.
+        let patience = Instant::now() + Duration::from_millis(50);
+        while !quick.is_finished() && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        drop(stop);
+    });
+
+    let last_sent = payloads(&second, now).pop();
+    subscribe(&broker, &second, &["t"], now);
+    assert_eq!(payloads(&second, now).pop(), last_sent);
+}
+
+#[test]
+fn handles_go_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Broker>();
+    check::<Session>();
+    check::<Held>();
+}
+
+fn read_in_order(session: &Session, publishers: usize, expected: usize, now: Instant) -> usize {
+    let mut next = vec![0; publishers];
+    let mut count = 0;
+    while count < expected {
+        match session.next(now) {
+            Next::Message(outgoing) => {
+                let text = payload(&outgoing);
+                let (publisher, number) = text.split_once(' ').unwrap();
+                let publisher: usize = publisher.parse().unwrap();
+                assert_eq!(number.parse(), Ok(next[publisher]), "{text}");
+                next[publisher] += 1;
+                count += 1;
+                session.acknowledge(outgoing.packet_id.unwrap().get());
+            }
+            Next::Idle => std::thread::park(),
+            Next::Closed(cause) => panic!("{cause:?}"),
+        }
+    }
+    count
+}

@@ -1,0 +1,93 @@
+//! The command line: one file for each command that is more than a few lines.
+
+mod check;
+mod demo;
+mod log;
+mod passwd;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A command failed.
+const FAILED: u8 = 1;
+
+/// The configuration is wrong (`EX_CONFIG` of sysexits.h).
+const BAD_CONFIG: u8 = 78;
+
+/// What `--help` says about exit codes and the configuration's place.
+const AFTER_HELP: &str = "\
+The configuration is the file of --config, else ./config.yaml, else /etc/pinhook/config.yaml.
+Exit codes: 0 all is well, 1 it failed, 2 wrong usage, 78 the configuration is wrong.";
+
+/// MQTT bridge daemon: a pin write becomes an HTTP request, and the response comes back to the device.
+#[derive(Debug, Parser)]
+#[command(name = "pinhook", version, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The configuration
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon (also without a command)
+    Run,
+    /// Check the configuration and say everything that is wrong with it
+    Check {
+        /// The configuration, instead of --config
+        file: Option<PathBuf>,
+        /// Print the problems as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a new random token for a device
+    Token,
+    /// Read a password and print its hash for `users.NAME.password`
+    Passwd,
+    /// Show the ring turning, with a service and a device inside this process
+    Demo,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let Arguments { command, config } = Arguments::parse();
+    match command.unwrap_or(Command::Run) {
+        Command::Run => run::run(config.as_deref()),
+        Command::Check { file, json } => check::check(file.or(config).as_deref(), json),
+        Command::Token => {
+            println!("{}", new_token());
+            ExitCode::SUCCESS
+        }
+        Command::Passwd => passwd::passwd(),
+        Command::Demo => demo::demo(),
+    }
+}
+
+/// A token of 32 characters, 190 bits of chance.
+fn new_token() -> String {
+    const CHARACTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    const LENGTH: usize = 32;
+    let draw = |_| char::from(CHARACTERS[rand::random_range(0..CHARACTERS.len())]);
+    (0..LENGTH).map(draw).collect()
+}
+
+/// Says on standard error what went wrong.
+fn fail(what: impl std::fmt::Display) -> ExitCode {
+    eprintln!("pinhook: {what}");
+    ExitCode::from(FAILED)
+}
+
+/// The runtime of every command that needs one. Two threads are enough for a
+/// Pi: what takes long is the network's.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+}

@@ -1,0 +1,204 @@
+//! What a message about the configuration must not show: tokens, passwords,
+//! whatever stands behind a key that sounds like one, and what `${NAME}` stands for.
+
+use std::ops::Range;
+
+use super::report::{Span, lines};
+use super::tree::{Node, Value};
+
+/// Shortest text that is taken out wherever it occurs (product.md §10); a
+/// shorter one would take harmless words with it.
+pub(super) const MIN_SECRET: usize = 6;
+
+/// What must not be shown.
+#[derive(Debug, Default)]
+pub(super) struct Hidden {
+    spans: Vec<Span>,
+    texts: Vec<String>,
+}
+
+/// Whether the value of `key` is likely a secret.
+pub(super) fn is_secret_key(key: &str) -> bool {
+    const PARTS: [&str; 9] = [
+        "token", "passw", "secret", "authorization", "cookie", "credential", "apikey", "bearer",
+        "signature",
+    ];
+    let key = key.to_ascii_lowercase().replace('-', "_");
+    PARTS.iter().any(|part| key.contains(part))
+        || ["key", "auth", "pass", "pwd"].contains(&key.as_str())
+        || key.ends_with("_key")
+        || key.ends_with("_auth")
+}
+
+impl Hidden {
+    /// Hides the value of a secret-like `key`.
+    pub fn value(&mut self, key: &str, node: &Node) {
+        match &node.value {
+            Value::Scalar(scalar) if is_only_a_name(&scalar.text) => {}
+            Value::Scalar(scalar) => {
+                self.spans.push(node.span);
+                let is_login = key == "token" || key == "password";
+                // A template is no secret, and its text may well occur elsewhere.
+                if is_login && !scalar.text.contains("{{") {
+                    self.secret(&scalar.text);
+                }
+            }
+            Value::List(items) => items.iter().for_each(|item| self.value(key, item)),
+            Value::Map(entries) => {
+                entries.iter().for_each(|entry| self.value(key, &entry.value));
+            }
+            Value::Broken => self.spans.push(node.span),
+        }
+    }
+
+    /// Hides `text` wherever it occurs, if it is long enough to be a secret.
+    pub fn secret(&mut self, text: &str) {
+        if text.chars().count() >= MIN_SECRET && !self.texts.iter().any(|known| known == text) {
+            self.texts.push(text.to_owned());
+            // The longest first: one may be part of another.
+            self.texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        }
+    }
+
+    /// Hides what looks like the value of a secret-like key in a text that is
+    /// not YAML: to the end of its line, and the lines below that are indented more.
+    pub fn guess(&mut self, text: &str) {
+        let mut key_indent = None;
+        for (index, line) in lines(text).iter().enumerate() {
+            let length = line.chars().count();
+            let indent = length - line.trim_start().chars().count();
+            if indent == length {
+                continue;
+            }
+            let is_below = key_indent.is_some_and(|key| indent > key);
+            let begin = match secret_value(line) {
+                _ if is_below => Some(indent),
+                begin => {
+                    key_indent = begin.map(|_| indent);
+                    begin
+                }
+            };
+            if let Some(begin) = begin.filter(|begin| *begin < length) {
+                self.spans.push(Span {
+                    line: index + 1,
+                    column: begin + 1,
+                    end_line: index + 1,
+                    end_column: length + 1,
+                });
+            }
+        }
+    }
+
+    /// `message` with every secret text as `***`.
+    pub fn text(&self, message: &str) -> String {
+        let mut message = message.to_owned();
+        for text in &self.texts {
+            message = message.replace(text, "***");
+        }
+        message
+    }
+
+    /// The parts of a line that must not be shown: characters from 0, in order,
+    /// none overlapping.
+    pub fn ranges(&self, number: usize, line: &str) -> Vec<Range<usize>> {
+        let length = line.chars().count();
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        for span in &self.spans {
+            if (span.line..=span.end_line).contains(&number) {
+                let start = if span.line == number { span.column - 1 } else { 0 };
+                let end = match span.end_line == number {
+                    true => span.end_column - 1,
+                    false => length,
+                };
+                ranges.push(start.min(length)..end.min(length));
+            }
+        }
+        for text in &self.texts {
+            for (at, found) in line.match_indices(text) {
+                let start = line[..at].chars().count();
+                ranges.push(start..start + found.chars().count());
+            }
+        }
+        ranges.retain(|range| !range.is_empty());
+        ranges.sort_by_key(|range| range.start);
+        let mut apart: Vec<Range<usize>> = Vec::new();
+        for range in ranges {
+            match apart.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => apart.push(range),
+            }
+        }
+        apart
+    }
+}
+
+/// Where the value of the first secret-like key of a line begins, in characters
+/// from 0: behind the last one if nothing stands there that must be hidden.
+fn secret_value(line: &str) -> Option<usize> {
+    let characters: Vec<char> = line.chars().collect();
+    let is_part = |c: &&char| c.is_alphanumeric() || "_-".contains(**c);
+    let ends_key = |colon: &usize| {
+        let before = characters[..*colon].iter().rev();
+        let key = before.skip_while(|c| "\"' ".contains(**c)).take_while(is_part);
+        let key: String = key.collect();
+        is_secret_key(&key.chars().rev().collect::<String>())
+    };
+    let mut colons = (0..characters.len()).filter(|at| characters[*at] == ':');
+    let behind = colons.find(ends_key)? + 1;
+    let value: String = characters[behind..].iter().collect();
+    match is_only_a_name(value.trim()) {
+        true => Some(characters.len()),
+        false => Some(behind + value.chars().take_while(|c| c.is_whitespace()).count()),
+    }
+}
+
+/// `${NAME}` and nothing else: the name is no secret, and seeing it helps.
+fn is_only_a_name(text: &str) -> bool {
+    let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    name.is_some_and(|name| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_sound_secret_are() {
+        for key in ["token", "password", "Authorization", "X-Api-Key", "key", "client_secret"] {
+            assert!(is_secret_key(key), "{key}");
+        }
+        for key in ["url", "body", "keyboard", "author", "monkey", "pass_through"] {
+            assert!(!is_secret_key(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn broken_yaml_hides_to_the_end_of_the_line_and_on_the_next() {
+        let text = "token: a b, c\n\"password\" : x\nkey: ${NAME}\nurl: x\ntoken:\n\n  abc\nurl: x\n";
+        let mut hidden = Hidden::default();
+
+        hidden.guess(text);
+
+        let ranges: Vec<_> = lines(text)
+            .iter()
+            .enumerate()
+            .map(|(n, line)| hidden.ranges(n + 1, line))
+            .collect();
+        assert_eq!(ranges[0], [7..13]);
+        assert_eq!(ranges[1], [13..14]);
+        assert!(ranges[2].is_empty());
+        assert!(ranges[3].is_empty());
+        assert_eq!(ranges[6], [2..5]);
+        assert!(ranges[7].is_empty());
+    }
+
+    #[test]
+    fn a_secret_inside_another_leaves_nothing_of_it() {
+        let mut hidden = Hidden::default();
+        hidden.secret("secret");
+        hidden.secret("my-secret-token");
+        hidden.secret("short");
+
+        assert_eq!(hidden.text("a my-secret-token, secret, short"), "a ***, ***, short");
+    }
+}

@@ -1,0 +1,196 @@
+//! The configuration file, read and checked, or every problem found in it.
+//!
+//! The file is read into a tree of nodes that know their place (`tree`), the
+//! nodes are read as what the schema wants (`read`), and `check` and `webhook`
+//! turn them into the settings of the parts. A problem never ends the reading:
+//! all are reported at once (product.md §9). Nothing secret is in a problem.
+
+mod check;
+mod hidden;
+mod read;
+mod report;
+mod schema;
+mod sources;
+mod syntax;
+mod tree;
+mod units;
+mod webhook;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::access;
+use crate::model::Webhook;
+
+use hidden::Hidden;
+use read::{At, Reader};
+use report::{Fault, Span};
+use tree::{Kind, Value};
+
+pub use report::{Problem, Problems};
+pub use schema::Limits;
+pub use sources::{Surroundings, System};
+
+/// The token of the shipped configuration: known to everybody, and so refused
+/// where anybody but this machine can connect.
+pub const DEMO_TOKEN: &str = "pinhook-demonstration-token";
+
+/// Where the configuration is looked for, in this order (product.md §9).
+const PLACES: [&str; 2] = ["config.yaml", "/etc/pinhook/config.yaml"];
+
+/// Everything the parts of pinhook need to know, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where MQTT listens; none if it is off.
+    pub listen_mqtt: Vec<SocketAddr>,
+    /// A log level, or a filter of targets and levels.
+    pub log: String,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// The zone that times are shown in.
+    pub zone: jiff::tz::TimeZone,
+    /// The owner's address, for the placeholder.
+    pub owner_email: Option<Arc<str>>,
+    /// Who may log in.
+    pub access: access::Settings,
+    /// The webhooks, in the order of the file.
+    pub webhooks: Vec<Arc<Webhook>>,
+    /// What the daemon holds at most.
+    pub limits: Limits,
+    /// Texts of 6 characters or more that a `${NAME}` stood for, to be masked in
+    /// whatever is shown. Tokens and password hashes are not among them unless
+    /// they came by a `${NAME}`.
+    pub secrets: Vec<String>,
+    /// What works and is still worth a word, a sentence each, with its line.
+    pub warnings: Vec<String>,
+    /// Whether a device has the token that everybody knows.
+    pub uses_demo_token: bool,
+}
+
+/// How the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// To the journal under systemd, else as text.
+    Auto,
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// The journal's own protocol, with fields.
+    Journal,
+}
+
+impl Config {
+    /// The file to read: `explicit`, else `./config.yaml`, else
+    /// `/etc/pinhook/config.yaml`.
+    ///
+    /// # Errors
+    ///
+    /// When nothing is given and neither exists.
+    pub fn find(explicit: Option<&Path>) -> Result<PathBuf, Problems> {
+        // One that is there and cannot be read is named later, by the reading.
+        let is_there = |path: &&&str| Path::new(path).try_exists().unwrap_or(true);
+        match (explicit, PLACES.iter().find(is_there)) {
+            (Some(path), _) => Ok(path.to_owned()),
+            (None, Some(path)) => Ok(PathBuf::from(path)),
+            (None, None) => Err(Problems::of_file(
+                PLACES[0],
+                &format!("there is no configuration here, and none at {}", PLACES[1]),
+                "a file at one of the two, or `--config FILE`",
+            )),
+        }
+    }
+
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Config, Problems> {
+        const EXPECTED: &str = "a configuration in YAML";
+        let name = path.display().to_string();
+        let unreadable = |why: &str| Problems::of_file(&name, &format!("cannot be read: {why}"), EXPECTED);
+        let content = System.read(path);
+        let content = content.map_err(|error| unreadable(&sources::reason(&error)))?;
+        let text = String::from_utf8(content).map_err(|error| {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+            let why = format!("a byte on line {line} is not UTF-8");
+            Problems::of_file(&name, &why, "a text saved as UTF-8")
+        })?;
+        Config::parse(path, &text, &System)
+    }
+
+    /// Reads and checks `text` as the content of the file `path`, which is not
+    /// opened: it is shown in messages, and `secrets` is relative to it.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        surroundings: &dyn Surroundings,
+    ) -> Result<Config, Problems> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let name = path.display().to_string();
+        let mut faults = Vec::new();
+        let mut hidden = Hidden::default();
+        let root = tree::parse(text, &mut faults, &mut hidden);
+        let Some(root) = root.filter(|root| !root.is_null()) else {
+            if faults.is_empty() {
+                let fault = Fault::new(Span::at(1, 1), "", "the file is empty");
+                faults.push(fault.expected("at least one device: `devices: {NAME: {token: TOKEN}}`"));
+            }
+            return Err(Problems::new(faults, &name, text, &hidden));
+        };
+        if !matches!(root.value, Value::Map(_)) {
+            let at = At::root(&root);
+            let fault = at.fault(format!("found {}", at.describe()));
+            faults.push(fault.expected("`key: value` lines, beginning with `devices:` or `listen:`"));
+            return Err(Problems::new(faults, &name, text, &hidden));
+        }
+        let mut reader = Reader::new(sources::Sources::new(surroundings), faults, hidden);
+        let root = At::root(&root);
+        open_secrets(&mut reader, &root, path);
+        let mut config = check::config(&mut reader, &root);
+        if !reader.faults.is_empty() {
+            return Err(Problems::new(reader.faults, &name, text, &reader.hidden));
+        }
+        reader.warnings.sort_by_key(|(span, _)| (span.line, span.column));
+        for (span, says) in reader.warnings {
+            let says = reader.hidden.text(&format!("{name}:{}:{}: {says}", span.line, span.column));
+            if !config.warnings.contains(&says) {
+                config.warnings.push(says);
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// Opens the secrets file before anything is filled in; its own path can only
+/// come from the other two sources.
+fn open_secrets(reader: &mut Reader<'_>, root: &At<'_>, config: &Path) {
+    const EXPECTED: &str = "the path of a file with lines NAME=value";
+    let entries = reader.entries(root, "a map");
+    let Some((_, at)) = entries.into_iter().find(|(key, _)| key.text == "secrets") else {
+        return;
+    };
+    let is_text = |value: &Value| matches!(value, Value::Scalar(scalar) if scalar.kind() != Kind::Null);
+    if !is_text(&at.node.value) {
+        reader.wrong(&at, EXPECTED);
+        return;
+    }
+    let Some(file) = reader.text(&at, EXPECTED) else {
+        return;
+    };
+    let path = config.parent().unwrap_or(Path::new("")).join(&file);
+    let shown = path.display().to_string();
+    let mut faults = Vec::new();
+    if let Err(why) = reader.sources.open(&path, &shown, &mut faults) {
+        let fault = at.fault(format!("`{shown}` cannot be read: {why}"));
+        faults.push(fault.expected(EXPECTED));
+    }
+    reader.faults.append(&mut faults);
+}

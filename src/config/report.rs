@@ -1,0 +1,409 @@
+//! A problem as a person reads it: file, line, column, the line itself with a
+//! caret, what was found, what was expected, and the nearest known name.
+
+use std::fmt;
+
+use serde_saphyr::granit_parser;
+
+use super::hidden::Hidden;
+
+/// Most characters of a line that are shown; a longer one is cut around the caret.
+const MAX_SHOWN: usize = 120;
+
+/// Everything that is wrong with a configuration, in the order of the file.
+///
+/// Holds no token, password or value that a `${NAME}` stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The file, as it was named.
+    pub file: String,
+    /// The line, from 1; 0 where the problem is the file itself.
+    pub line: usize,
+    /// The column in characters, from 1; 0 where it is the whole line or file.
+    pub column: usize,
+    /// The key it is about, `webhooks.sunrise.url`; empty where there is none.
+    pub path: String,
+    /// What was found.
+    pub found: String,
+    /// What was expected instead.
+    pub expected: Option<String>,
+    /// What might help: most often the nearest known name.
+    pub hint: Option<String>,
+    shown: Option<Shown>,
+}
+
+/// A line of the file, ready to be printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shown {
+    text: String,
+    /// Characters before the caret.
+    before: usize,
+    /// Carets.
+    width: usize,
+}
+
+impl Problems {
+    /// The problems, at least one.
+    pub fn list(&self) -> &[Problem] {
+        &self.0
+    }
+
+    /// A problem of the whole file `file`.
+    pub(super) fn of_file(file: &str, found: &str, expected: &str) -> Problems {
+        let fault = Fault {
+            span: None,
+            path: String::new(),
+            found: found.to_owned(),
+            expected: Some(expected.to_owned()),
+            hint: None,
+            file: None,
+        };
+        Problems(vec![fault.finish(file, &[], &Hidden::default())])
+    }
+
+    /// Puts `faults` in the order of the file, each once.
+    pub(super) fn new(mut faults: Vec<Fault>, file: &str, text: &str, hidden: &Hidden) -> Problems {
+        let place = |fault: &Fault| fault.span.map_or((0, 0), |span| (span.line, span.column));
+        faults.sort_by_key(|fault| (fault.file.is_some(), place(fault)));
+        let lines = lines(text);
+        let mut list: Vec<Problem> = Vec::new();
+        for fault in faults {
+            let problem = fault.finish(file, &lines, hidden);
+            // What stands in `defaults` or behind an anchor is read once for each user of it.
+            if !list.contains(&problem) {
+                list.push(problem);
+            }
+        }
+        Problems(list)
+    }
+}
+
+impl fmt::Display for Problems {
+    /// Every problem, a blank line after each, and their number.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in &self.0 {
+            writeln!(f, "{problem}")?;
+        }
+        match self.0.len() {
+            1 => write!(f, "1 problem"),
+            count => write!(f, "{count} problems"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        if self.column > 0 {
+            write!(f, ":{}", self.column)?;
+        }
+        if !self.path.is_empty() {
+            write!(f, ": {}", self.path)?;
+        }
+        writeln!(f, ": {}", self.found)?;
+        if let Some(shown) = &self.shown {
+            writeln!(f, "{:>5} | {}", self.line, shown.text)?;
+            let carets = "^".repeat(shown.width);
+            writeln!(f, "      | {:>1$}", carets, shown.before + shown.width)?;
+        }
+        let bar = if self.shown.is_some() { "      =" } else { "  =" };
+        if let Some(hint) = &self.hint {
+            writeln!(f, "{bar} {hint}")?;
+        }
+        if let Some(expected) = &self.expected {
+            writeln!(f, "{bar} expected {expected}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where something stands: lines and columns from 1, columns in characters, the
+/// end one behind the last character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    pub line: usize,
+    pub column: usize,
+    pub end_line: usize,
+    pub end_column: usize,
+}
+
+impl Span {
+    /// The parser's, whose columns count from 0.
+    pub fn of(span: &granit_parser::Span) -> Span {
+        Span {
+            line: span.start.line(),
+            column: span.start.col() + 1,
+            end_line: span.end.line(),
+            end_column: span.end.col() + 1,
+        }
+    }
+
+    /// One character.
+    pub fn at(line: usize, column: usize) -> Span {
+        Span {
+            line,
+            column,
+            end_line: line,
+            end_column: column + 1,
+        }
+    }
+
+    /// From here to the end of `last`.
+    pub fn until(self, last: Span) -> Span {
+        Span {
+            end_line: last.end_line,
+            end_column: last.end_column,
+            ..self
+        }
+    }
+}
+
+/// A problem as it is found, before anything secret is taken out of it.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub span: Option<Span>,
+    pub path: String,
+    pub found: String,
+    pub expected: Option<String>,
+    pub hint: Option<String>,
+    /// If it is not in the configuration but in another file, which is never shown.
+    pub file: Option<String>,
+}
+
+impl Fault {
+    pub fn new(span: Span, path: impl Into<String>, found: impl Into<String>) -> Fault {
+        Fault {
+            span: Some(span),
+            path: path.into(),
+            found: found.into(),
+            expected: None,
+            hint: None,
+            file: None,
+        }
+    }
+
+    pub fn expected(mut self, expected: impl Into<String>) -> Fault {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    pub fn hint(mut self, hint: impl Into<String>) -> Fault {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// `did you mean …?`, if something known is near.
+    pub fn nearest<'k>(
+        mut self,
+        found: &str,
+        known: impl IntoIterator<Item = &'k str>,
+    ) -> Fault {
+        if let Some(name) = nearest(found, known) {
+            self.hint = Some(format!("did you mean `{name}`?"));
+        }
+        self
+    }
+
+    fn finish(self, file: &str, lines: &[String], hidden: &Hidden) -> Problem {
+        let say = |text: String| clean(&hidden.text(&text));
+        let span = self.span;
+        let line = span.and_then(|span| lines.get(span.line.checked_sub(1)?));
+        let shown = match (span, line, &self.file) {
+            (Some(span), Some(line), None) => Some(Shown::new(line, span, hidden)),
+            _ => None,
+        };
+        Problem {
+            line: span.map_or(0, |span| span.line),
+            column: match self.file {
+                None => span.map_or(0, |span| span.column),
+                Some(_) => 0,
+            },
+            file: self.file.unwrap_or_else(|| file.to_owned()),
+            path: say(self.path),
+            found: say(self.found),
+            expected: self.expected.map(say),
+            hint: self.hint.map(say),
+            shown,
+        }
+    }
+}
+
+impl Shown {
+    fn new(line: &str, span: Span, hidden: &Hidden) -> Shown {
+        let characters: Vec<char> = line.chars().collect();
+        let begin = span.column - 1;
+        let end = match span.end_line {
+            last if last == span.line => span.end_column - 1,
+            _ => line.trim_end().chars().count(),
+        };
+        // Rebuilt with every hidden part as three stars; the caret moves along.
+        let mut text = String::new();
+        let mut count = 0;
+        let mut place = |text: &mut String, part: &str| {
+            text.push_str(part);
+            count += part.chars().count();
+            count
+        };
+        let (mut before, mut after) = (None, None);
+        let mut at = 0;
+        let mut shown_to = 0;
+        for range in hidden.ranges(span.line, line).into_iter().chain([characters.len()..characters.len()]) {
+            for index in at..range.start.max(at) {
+                if index == begin {
+                    before = Some(shown_to);
+                }
+                let part: String = clean(&characters[index].to_string());
+                shown_to = place(&mut text, &part);
+                if index + 1 == end {
+                    after = Some(shown_to);
+                }
+            }
+            if range.is_empty() {
+                break;
+            }
+            if range.contains(&begin) {
+                before = Some(shown_to);
+            }
+            shown_to = place(&mut text, "***");
+            if end > range.start && end <= range.end {
+                after = Some(shown_to);
+            }
+            at = range.end;
+        }
+        let before = before.unwrap_or(shown_to);
+        let width = after.map_or(1, |after| after.saturating_sub(before)).max(1);
+        Shown {
+            text,
+            before,
+            width,
+        }
+        .cut()
+    }
+
+    /// Cuts a long line around the caret.
+    fn cut(mut self) -> Shown {
+        let characters: Vec<char> = self.text.trim_end().chars().collect();
+        if characters.len() <= MAX_SHOWN {
+            self.text = characters.into_iter().collect();
+            return self;
+        }
+        let first = match self.before + self.width.min(MAX_SHOWN / 2) {
+            needed if needed <= MAX_SHOWN => 0,
+            _ => self.before - MAX_SHOWN / 3,
+        };
+        let last = (first + MAX_SHOWN).min(characters.len());
+        let lead = if first > 0 { "…" } else { "" };
+        let trail = if last < characters.len() { "…" } else { "" };
+        let middle: String = characters[first..last].iter().collect();
+        self.text = format!("{lead}{middle}{trail}");
+        self.before = self.before - first + lead.chars().count();
+        self.width = self.width.min(last.saturating_sub(first + self.before).max(1));
+        self
+    }
+}
+
+/// Text that cannot move the cursor or colour the terminal.
+pub(super) fn clean(text: &str) -> String {
+    let plain = |c: char| match c {
+        '\t' => ' ',
+        c if c.is_control() => '\u{fffd}',
+        c => c,
+    };
+    text.chars().map(plain).collect()
+}
+
+/// The lines of a YAML file, which end with CR, LF or both.
+pub(super) fn lines(text: &str) -> Vec<String> {
+    let text = text.replace("\r\n", "\n");
+    text.split(['\n', '\r']).map(str::to_owned).collect()
+}
+
+/// The name in `known` that `found` was most likely meant to be.
+pub(super) fn nearest<'k>(
+    found: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
+    let plain = |name: &str| name.to_lowercase().replace('-', "_");
+    let found = plain(found);
+    let allowed = (found.chars().count() / 3).clamp(1, 4);
+    known
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(&found, &plain(name)), name))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(line: &str, column: usize, end_column: usize, hide: &[&str]) -> String {
+        let mut hidden = Hidden::default();
+        hide.iter().for_each(|text| hidden.secret(text));
+        let span = Span {
+            line: 1,
+            column,
+            end_line: 1,
+            end_column,
+        };
+        let shown = Shown::new(line, span, &hidden);
+        format!("{}\n{:>2$}", shown.text, "^".repeat(shown.width), shown.before + shown.width)
+    }
+
+    #[test]
+    fn the_caret_follows_what_is_hidden() {
+        for (column, end_column, carets) in [
+            (1, 6, "^^^^^"),
+            (8, 14, "       ^^^"),
+            (16, 20, "            ^^^^"),
+        ] {
+            assert_eq!(
+                shown("token: secret, name", column, end_column, &["secret"]),
+                format!("token: ***, name\n{carets}")
+            );
+        }
+    }
+
+    #[test]
+    fn the_caret_may_stand_behind_the_last_character() {
+        assert_eq!(shown("url:", 5, 5, &[]), "url:\n    ^");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_around_the_caret() {
+        let line = format!("{}here{}", "a".repeat(500), "b".repeat(500));
+
+        let text = shown(&line, 501, 505, &[]);
+
+        let (cut, carets) = text.split_once('\n').unwrap();
+        assert!(cut.chars().count() <= MAX_SHOWN + 2);
+        let at = carets.find('^').unwrap();
+        assert_eq!(cut.chars().skip(at).take(4).collect::<String>(), "here");
+        assert!(carets.ends_with("^^^^"));
+    }
+
+    #[test]
+    fn nothing_that_steers_a_terminal_is_printed() {
+        assert_eq!(clean("a\u{1b}[31mb\tc"), "a\u{fffd}[31mb c");
+    }
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        let known = ["url", "method", "headers", "stop_after"];
+
+        assert_eq!(nearest("urll", known), Some("url"));
+        assert_eq!(nearest("Header", known), Some("headers"));
+        assert_eq!(nearest("stop-after", known), Some("stop_after"));
+        assert_eq!(nearest("colour", known), None);
+    }
+}

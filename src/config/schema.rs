@@ -1,0 +1,243 @@
+//! The shape of the configuration: which map has which keys, and the limits
+//! with their defaults.
+//!
+//! A key is `built`, or it is `later`: part of the contract (product.md §5 and
+//! §9), refused with a sentence that says so, and never read and ignored.
+
+/// The keys of one map.
+#[derive(Debug)]
+pub(super) struct Keys {
+    /// Where the map stands, as people write it.
+    pub home: &'static str,
+    /// Keys that work.
+    pub built: &'static [&'static str],
+    /// Keys of the contract that do not work yet.
+    pub later: &'static [&'static str],
+}
+
+/// The whole file.
+pub(super) const TOP: Keys = Keys {
+    home: "",
+    built: &[
+        "blynk",
+        "defaults",
+        "devices",
+        "limits",
+        "listen",
+        "log",
+        "log_format",
+        "metrics",
+        "owner_email",
+        "secrets",
+        "tz",
+        "users",
+        "webhooks",
+    ],
+    later: &["base_topic", "data_dir", "flush", "home_assistant", "tls"],
+};
+
+/// `listen`
+pub(super) const LISTEN: Keys = Keys {
+    home: "listen",
+    built: &["http", "https", "mqtt", "mqtts"],
+    later: &[],
+};
+
+/// `limits`
+pub(super) const LIMITS: Keys = Keys {
+    home: "limits",
+    built: &[
+        "connections",
+        "connections_per_address",
+        "in_flight",
+        "packet",
+        "retained",
+        "retained_bytes",
+        "retained_per_device",
+        "session_queue",
+        "session_queue_bytes",
+        "subscriptions",
+        "topic",
+        "value",
+        "writes_per_second",
+    ],
+    later: &["keep_alive", "receive_maximum", "session_expiry", "topic_aliases"],
+};
+
+/// `users.NAME`
+pub(super) const USER: Keys = Keys {
+    home: "users.NAME",
+    built: &["admin", "password", "publish", "subscribe"],
+    later: &[],
+};
+
+/// `devices.NAME`
+pub(super) const DEVICE: Keys = Keys {
+    home: "devices.NAME",
+    built: &["names_in_topics", "pins", "publish", "subscribe", "token", "vars"],
+    later: &["bridge_to", "max_message"],
+};
+
+/// `devices.NAME.pins.P`
+pub(super) const PIN: Keys = Keys {
+    home: "devices.NAME.pins.PIN",
+    built: &["name"],
+    later: &["mode", "unit"],
+};
+
+const WEBHOOK_LATER: &[&str] = &[
+    "allow_hosts",
+    "auth",
+    "durable",
+    "escape",
+    "event",
+    "from",
+    "max_age",
+    "proxy",
+    "queue",
+    "redirects",
+    "retry",
+    "retry_unsafe",
+    "success",
+    "tls",
+    "when",
+];
+
+/// `webhooks.NAME`
+pub(super) const WEBHOOK: Keys = Keys {
+    home: "webhooks.NAME",
+    built: &[
+        "body",
+        "concurrency",
+        "connect_timeout",
+        "device",
+        "every",
+        "excess",
+        "form",
+        "headers",
+        "json",
+        "method",
+        "per",
+        "pin",
+        "placeholders",
+        "probe",
+        "response",
+        "stop_after",
+        "timeout",
+        "url",
+    ],
+    later: WEBHOOK_LATER,
+};
+
+/// `defaults`: what can hold for several webhooks.
+pub(super) const DEFAULTS: Keys = Keys {
+    home: "defaults",
+    built: &[
+        "body",
+        "concurrency",
+        "connect_timeout",
+        "every",
+        "excess",
+        "form",
+        "headers",
+        "json",
+        "method",
+        "per",
+        "placeholders",
+        "probe",
+        "response",
+        "stop_after",
+        "timeout",
+    ],
+    later: WEBHOOK_LATER,
+};
+
+/// `webhooks.NAME.response`
+pub(super) const RESPONSE: Keys = Keys {
+    home: "webhooks.NAME.response",
+    built: &["max_size", "to", "value"],
+    later: &["keep"],
+};
+
+/// Where `key` belongs, if it is a key of another map.
+pub(super) fn home_of(key: &str) -> Option<&'static str> {
+    const ALL: [&Keys; 7] = [&WEBHOOK, &DEVICE, &USER, &LIMITS, &RESPONSE, &LISTEN, &PIN];
+    let has = |keys: &&&Keys| keys.built.contains(&key) || keys.later.contains(&key);
+    ALL.iter().find(has).map(|keys| keys.home)
+}
+
+/// What the daemon holds at most (product.md §9).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections in all.
+    pub connections: usize,
+    /// Connections from one address.
+    pub connections_per_address: usize,
+    /// Bytes of an MQTT packet.
+    pub packet: usize,
+    /// Bytes of a pin's value.
+    pub value: usize,
+    /// Bytes of a topic or filter.
+    pub topic: usize,
+    /// Writes of one device in a second; 0: any number.
+    pub writes_per_second: u32,
+    /// Subscriptions of one session.
+    pub subscriptions: usize,
+    /// Messages that wait for one session.
+    pub session_queue: usize,
+    /// Bytes of the messages that wait for one session.
+    pub session_queue_bytes: usize,
+    /// Retained messages of clients.
+    pub retained: usize,
+    /// Bytes of the retained messages of clients.
+    pub retained_bytes: usize,
+    /// Retained messages below one device's topics.
+    pub retained_per_device: usize,
+    /// HTTP requests in flight, of all webhooks together.
+    pub in_flight: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        const KIB: usize = 1024;
+        const MIB: usize = 1024 * KIB;
+        Limits {
+            connections: 1000,
+            connections_per_address: 200,
+            packet: 64 * KIB,
+            value: 16 * KIB,
+            topic: 512,
+            writes_per_second: 50,
+            subscriptions: 100,
+            session_queue: 1000,
+            session_queue_bytes: MIB,
+            retained: 10_000,
+            retained_bytes: 16 * MIB,
+            retained_per_device: 200,
+            in_flight: 64,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_stands_in_one_list_and_the_lists_are_sorted() {
+        for keys in [
+            &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &DEFAULTS, &RESPONSE,
+        ] {
+            assert!(keys.built.is_sorted() && keys.later.is_sorted(), "{}", keys.home);
+            assert!(keys.built.iter().all(|key| !keys.later.contains(key)), "{}", keys.home);
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_keys_of_a_webhook_but_for_what_makes_it_that_webhook() {
+        let mut keys = WEBHOOK.built.to_vec();
+        keys.retain(|key| !["device", "pin", "url"].contains(key));
+
+        assert_eq!(keys, DEFAULTS.built);
+    }
+}

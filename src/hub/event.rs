@@ -1,0 +1,81 @@
+//! What leaves the hub: downlinks to devices, and what observers are told.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::model::gate;
+use crate::model::webhook::{DeliveryId, Trigger};
+use crate::model::{Device, DeviceName, Outcome, Pin, PinValue, WebhookName};
+
+/// Something for a device.
+#[derive(Debug, Clone)]
+pub struct Downlink {
+    /// Which device.
+    pub device: Arc<Device>,
+    /// What for it.
+    pub what: What,
+}
+
+/// What goes to a device.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// A value for a pin: an app write, a response, an answer to `get/ds`.
+    Value(Pin, PinValue),
+    /// A line about something that went wrong.
+    Diag(String),
+}
+
+/// What has changed since an observer looked last; of everything only the newest.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Pins that were written, and their values.
+    pub pins: Vec<(Arc<Device>, Pin, PinValue)>,
+    /// Devices that came or went, and whether they are connected.
+    pub status: Vec<(DeviceName, bool)>,
+    /// Webhooks whose state changed.
+    pub webhooks: Vec<WebhookState>,
+    /// Deliveries that ended, oldest first.
+    pub reports: Vec<Report>,
+}
+
+/// The state of a webhook as people see it (product.md §3.2, `bridge/webhooks/NAME`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebhookState {
+    /// Which webhook.
+    pub webhook: WebhookName,
+    /// Ready or stopped.
+    pub state: gate::State,
+    /// Failed deliveries in a row.
+    pub failures: u32,
+    /// The last HTTP status, if there ever was one.
+    pub last_status: Option<u16>,
+    /// Since when it is ready or stopped.
+    pub since: SystemTime,
+    /// When a stopped one lets the next write through.
+    pub next_probe: Option<SystemTime>,
+}
+
+/// One delivery that ended (product.md §3.2, `webhook/NAME`).
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Its id.
+    pub id: DeliveryId,
+    /// Of which webhook.
+    pub webhook: WebhookName,
+    /// Whose write triggered it.
+    pub device: DeviceName,
+    /// What triggered it.
+    pub trigger: Trigger,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The HTTP status, if there was one.
+    pub status: Option<u16>,
+    /// From the first attempt's start to the end; zero if there was none.
+    pub elapsed: Duration,
+    /// Bytes of body that were read.
+    pub bytes: usize,
+    /// HTTP requests that were made.
+    pub attempts: u32,
+    /// What went wrong, in a sentence for the maker.
+    pub error: Option<String>,
+}

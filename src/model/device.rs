@@ -1,0 +1,114 @@
+//! Devices as they are configured: name, token, variables and pin names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use super::{DeviceName, Pin};
+
+/// A device of the configuration.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its name, unique among devices and users.
+    pub name: DeviceName,
+    /// Its secret.
+    pub token: Token,
+    /// The owner's variables, `device.vars.NAME` in templates.
+    pub vars: BTreeMap<String, String>,
+    /// Names the owner gave to pins, unique in the device.
+    pub pin_names: BTreeMap<Pin, String>,
+    /// Whether topics that pinhook publishes carry a pin's name where it has one.
+    pub names_in_topics: bool,
+}
+
+impl Device {
+    /// The pin that `text` stands for: `V5` in any case, or a configured name.
+    pub fn pin(&self, text: &str) -> Option<Pin> {
+        text.parse().ok().or_else(|| {
+            let named = |(pin, name): (&Pin, &String)| (name == text).then_some(*pin);
+            self.pin_names.iter().find_map(named)
+        })
+    }
+
+    /// What stands for `pin` in the topics that pinhook publishes.
+    pub fn topic_level(&self, pin: Pin) -> String {
+        match self.pin_names.get(&pin) {
+            Some(name) if self.names_in_topics => name.clone(),
+            _ => pin.to_string(),
+        }
+    }
+}
+
+/// A device's secret: 16 to 64 characters of `A-Z a-z 0-9 _ -`.
+///
+/// It has no `Display`, and `Debug` hides it. It has no `==` either, because a
+/// comparison that ends at the first difference tells how much was right:
+/// `access` compares in constant time.
+#[derive(Clone)]
+pub struct Token(String);
+
+/// Why a text is no token; never repeats the text.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Too short or too long.
+    #[error("token of {0} characters: expected 16 to 64")]
+    Length(usize),
+    /// A character that is not allowed.
+    #[error("token with a character that is not one of A-Z a-z 0-9 _ -")]
+    Character,
+}
+
+impl Token {
+    /// The secret itself, for those who compare or mask it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Token, TokenError> {
+        let length = text.chars().count();
+        if !(16..=64).contains(&length) {
+            return Err(TokenError::Length(length));
+        }
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        if !text.bytes().all(legal) {
+            return Err(TokenError::Character);
+        }
+        Ok(Token(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_never_shows_itself() {
+        let token: Token = "sixteen-letters-".parse().unwrap();
+
+        assert_eq!(format!("{token:?}"), "Token(..)");
+        assert_eq!(token.expose(), "sixteen-letters-");
+    }
+
+    #[test]
+    fn a_bad_token_is_refused_without_repeating_it() {
+        for (text, says) in [
+            ("short", "token of 5 characters: expected 16 to 64"),
+            (
+                "with a blank in it",
+                "token with a character that is not one of A-Z a-z 0-9 _ -",
+            ),
+        ] {
+            assert_eq!(text.parse::<Token>().unwrap_err().to_string(), says);
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! What pinhook talks about: pins, devices, writes, webhooks and their limits.
+//!
+//! Plain values and functions. Nothing here does I/O, asks for the time, draws
+//! a random number or logs; whatever of that a rule needs comes in as an
+//! argument, so that every rule is a test without a runtime.
+
+pub mod bucket;
+pub mod device;
+pub mod diag;
+pub mod gate;
+pub mod mask;
+pub mod name;
+pub mod pending;
+pub mod pin;
+pub mod template;
+pub mod webhook;
+pub mod write;
+
+pub use device::{Device, Token};
+pub use name::{DeviceName, UserName, WebhookName};
+pub use pin::{Pin, PinKind, PinValue};
+pub use webhook::{Outcome, Webhook};
+pub use write::{Source, Write};

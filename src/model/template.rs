@@ -1,0 +1,457 @@
+//! Templates: text with gaps, in Jinja's spelling and in Blynk's, on one engine.
+//!
+//! A template is parsed once, when the configuration is read, for the
+//! [`Place`] where it stands. Every value that fills a gap is escaped for that
+//! place and can never break out of it (product.md §5.3). The escaping works
+//! on the finished text: the engine tells which parts of it came from gaps, so
+//! there is no way round it through loops, captures or filters.
+
+mod escape;
+mod scan;
+mod scope;
+
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Value;
+use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+
+use super::Device;
+pub use scan::Text;
+use scan::{Origin, Scanned};
+pub use scope::{Response, Scope};
+
+/// Longest text that a template may render, in bytes (product.md §5.3).
+pub const MAX_RENDERED: usize = 64 * 1024;
+
+/// Work that one rendering may do. The engine counts about one for each
+/// instruction and each 64 bytes it makes, so this also bounds its memory to
+/// a few MiB.
+const FUEL: u64 = 50_000;
+
+/// Where a rendered text will stand, which decides how values are escaped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A URL: percent-encoded.
+    Url,
+    /// A JSON document written as text: a string escape inside quotes, one
+    /// scalar outside.
+    Json,
+    /// A body of `application/x-www-form-urlencoded` written as text.
+    Form,
+    /// Anything else: as it is. Also for parts that are encoded afterwards as
+    /// a whole, such as the values of `form:`.
+    Text,
+}
+
+/// What the owner may switch for the templates of one webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spelling {
+    /// Whether Blynk's placeholders are gaps; `/pin/` may also be a path.
+    pub placeholders: bool,
+    /// Which names the gaps may use.
+    pub names: Names,
+}
+
+/// Which names the gaps of a template may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// Those of a request.
+    Request,
+    /// Those of a request, and of the response to it.
+    Response,
+}
+
+impl Names {
+    /// All of them.
+    pub fn all(self) -> &'static [&'static str] {
+        const NAMES: &[&str] = &[
+            "value", "values", "pin", "pins", "device", "now", "timestamp", "source", "id",
+            "status", "headers", "body", "json",
+        ];
+        const RESPONSE_ONLY: usize = 4;
+        match self {
+            Names::Request => &NAMES[..NAMES.len() - RESPONSE_ONLY],
+            Names::Response => NAMES,
+        }
+    }
+}
+
+/// Why a text is no template.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// The engine's parser refused it.
+    #[error("{0}")]
+    Syntax(String),
+    /// A name that is none of `known`.
+    #[error("unknown name `{name}`")]
+    UnknownName {
+        /// What was written.
+        name: String,
+        /// What could have been meant.
+        known: &'static [&'static str],
+    },
+    /// A filter that the engine does not have.
+    #[error("unknown filter `{0}`")]
+    UnknownFilter(String),
+    /// `${NAME}` between `{{` and `}}`.
+    #[error("`${{…}}` stands inside `{{{{ }}}}`, where it would be read as a template")]
+    SecretInside,
+    /// A value would choose where the request goes.
+    #[error("a pin value would stand in the scheme, host or port of the URL")]
+    OpenOrigin,
+    /// The URL does not begin with http or https and a host.
+    #[error("{0}")]
+    Origin(String),
+    /// `.` or `..` as a path segment.
+    #[error("the path has a segment `{0}`")]
+    Dots(String),
+}
+
+/// Why a template could not be filled in: the outcome `render_error`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// The engine says so: an undefined name, a wrong type, too much work.
+    #[error("{0}")]
+    Engine(String),
+    /// More than [`MAX_RENDERED`] bytes.
+    #[error("filled in it is longer than {MAX_RENDERED} bytes")]
+    TooLong,
+    /// A value made a path segment `.` or `..`.
+    #[error("a value makes the path segment `{0}`")]
+    Dots(String),
+    /// The filled-in URL is none.
+    #[error("filled in it is no URL: {0}")]
+    Url(url::ParseError),
+    /// A line break, NUL or another control character in a header.
+    #[error("the value has a line break or control character")]
+    Control,
+    /// `json` was asked for and the body is none.
+    #[error("the response is not JSON: {0}")]
+    NotJson(String),
+}
+
+/// A text with gaps, ready to be filled in.
+#[derive(Debug, Clone)]
+pub struct Template {
+    place: Place,
+    body: Body,
+    origin: Option<Origin>,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    /// No gaps at all.
+    Fixed(String),
+    Gaps(Box<Gaps>),
+}
+
+#[derive(Debug, Clone)]
+struct Gaps {
+    place: Place,
+    /// Holds one template, [`NAME`]; filters and the rest are shared with every
+    /// other clone of [`ENGINE`].
+    engine: Environment<'static>,
+    /// Texts of `${NAME}`, numbered.
+    secrets: Vec<String>,
+    /// Where scheme, host and port end in the engine's source; 0 if no URL.
+    origin_end: usize,
+    /// What it looks up: `value`, `pins.V6`, `device.vars.lat`.
+    names: HashSet<String>,
+    is_raw: bool,
+}
+
+/// The name of the template in its engine; nobody sees it.
+const NAME: &str = "template";
+
+/// The engine as every template starts with it.
+static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut engine = Environment::new();
+    // Otherwise an error quotes what the template was given.
+    engine.set_debug(false);
+    engine.set_undefined_behavior(UndefinedBehavior::Strict);
+    engine.set_fuel(Some(FUEL));
+    engine.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+    engine.set_formatter(escape::write_gap);
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    engine.set_syntax(syntax.expect("the standard delimiters are valid"));
+    engine.add_filter("raw", |value: Value| value);
+    engine.add_filter("urlencode", |value: Value| escape::percent(&value.to_string()));
+    // One would let a value pass for safe, the other show the whole scope.
+    engine.remove_filter("safe");
+    engine.remove_global("debug");
+    engine
+});
+
+impl Template {
+    /// Parses `text` for `place`.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong with it.
+    pub fn parse(text: &Text, place: Place, spelling: Spelling) -> Result<Template, TemplateError> {
+        let scanned = scan::scan(text, spelling.placeholders)?;
+        let origin = match place {
+            Place::Url => Some(Origin::of(&scanned)?),
+            _ => None,
+        };
+        let as_it_is = matches!(place, Place::Url | Place::Text);
+        let body = match scanned.fixed() {
+            Some(fixed) if as_it_is || scanned.secrets.is_empty() => Body::Fixed(fixed),
+            _ => {
+                let origin_end = origin.as_ref().map_or(0, |origin| origin.end);
+                Body::Gaps(Box::new(Gaps::parse(scanned, place, origin_end, spelling)?))
+            }
+        };
+        Ok(Template { place, body, origin })
+    }
+
+    /// Where its text will stand.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Fills the gaps in.
+    ///
+    /// # Errors
+    ///
+    /// When a name is undefined, a value does not fit its place, or the work or
+    /// the text is too much.
+    pub fn render(&self, scope: &Arc<Scope>) -> Result<String, RenderError> {
+        match &self.body {
+            Body::Fixed(text) => Ok(text.clone()),
+            Body::Gaps(gaps) => gaps.render(scope),
+        }
+    }
+
+    /// Whether it looks up `name`, or something in it.
+    pub fn uses(&self, name: &str) -> bool {
+        self.gaps().is_some_and(|gaps| uses(&gaps.names, name))
+    }
+
+    /// The pins it asks for as `pins.NAME`.
+    pub fn pins(&self) -> impl Iterator<Item = &str> {
+        let names = self.gaps().map(|gaps| gaps.names.iter());
+        names
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.strip_prefix("pins."))
+    }
+
+    /// Whether it turns escaping off somewhere.
+    pub fn is_raw(&self) -> bool {
+        self.gaps().is_some_and(|gaps| gaps.is_raw)
+    }
+
+    /// Whether a `/pin[n]/` in it has no text in `value` and stays as it stands.
+    pub fn leaves_placeholder(&self, scope: &Scope) -> bool {
+        let parts = scope.value.blynk_parts().count();
+        self.gaps().is_some_and(|gaps| {
+            let indexes = gaps.names.iter().filter_map(|name| scan::part(name));
+            indexes.into_iter().any(|index| index >= parts)
+        })
+    }
+
+    /// For a URL: whether it names a server once the variables of `device`
+    /// stand in for `device.vars`.
+    ///
+    /// # Errors
+    ///
+    /// [`TemplateError::Origin`] says what is wrong with it.
+    pub fn check_origin(&self, device: &Device) -> Result<(), TemplateError> {
+        let origin = self.origin.as_ref();
+        origin.map_or(Ok(()), |origin| origin.check(device))
+    }
+
+    fn gaps(&self) -> Option<&Gaps> {
+        match &self.body {
+            Body::Fixed(_) => None,
+            Body::Gaps(gaps) => Some(gaps),
+        }
+    }
+}
+
+impl Gaps {
+    fn parse(
+        scanned: Scanned,
+        place: Place,
+        origin_end: usize,
+        spelling: Spelling,
+    ) -> Result<Gaps, TemplateError> {
+        check_filters(&scanned)?;
+        let is_raw = scanned.gaps().any(escape::is_raw);
+        let mut engine = ENGINE.clone();
+        engine
+            .add_template_owned(NAME, scanned.source)
+            .map_err(syntax)?;
+        let template = engine.get_template(NAME).map_err(syntax)?;
+        check_names(template.undeclared_variables(false), spelling.names)?;
+        let names = template.undeclared_variables(true);
+        Ok(Gaps {
+            place,
+            secrets: scanned.secrets,
+            origin_end,
+            names,
+            is_raw,
+            engine,
+        })
+    }
+
+    fn render(&self, scope: &Arc<Scope>) -> Result<String, RenderError> {
+        self.check_json(scope)?;
+        let template = self.engine.get_template(NAME).map_err(engine)?;
+        let root = Value::from_dyn_object(Arc::clone(scope));
+        let (text, spans) = template.render_with_spans(root).map_err(engine)?;
+        let mut filled = escape::Filled::new(self.place);
+        for span in &spans {
+            let text = &text[span.output_range()];
+            let source = span.source_range();
+            match span.kind() {
+                minijinja::OutputSpanKind::Raw => filled.push_literal(text),
+                _ if source.start < self.origin_end => filled.push_literal(escape::gap_text(text)),
+                _ => {
+                    let expression = template.source()[source].trim();
+                    self.push_gap(&mut filled, expression, escape::gap_text(text), scope);
+                }
+            }
+            if filled.len() > MAX_RENDERED {
+                return Err(RenderError::TooLong);
+            }
+        }
+        filled.finish()
+    }
+
+    fn push_gap(&self, filled: &mut escape::Filled, expression: &str, text: &str, scope: &Scope) {
+        if let Some(secret) = scan::secret(expression).and_then(|n| self.secrets.get(n)) {
+            match self.place {
+                Place::Url => filled.push_literal(secret),
+                _ => filled.push_value(secret),
+            }
+        } else if let Some(index) = scan::part(expression) {
+            match scope.value.blynk_parts().nth(index) {
+                Some(part) => filled.push_value(part),
+                None => filled.push_literal(&scan::placeholder(index, self.place)),
+            }
+        } else if escape::is_raw(expression) {
+            filled.push_literal(text);
+        } else if escape::is_encoded(expression, self.place) {
+            filled.push_encoded(text);
+        } else {
+            filled.push_value(text);
+        }
+    }
+
+    fn check_json(&self, scope: &Scope) -> Result<(), RenderError> {
+        match &scope.response {
+            Some(response) if uses(&self.names, "json") => response.check_json(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A single `{{ … }}` whose result keeps its type.
+#[derive(Debug, Clone)]
+pub struct Expression {
+    compiled: Arc<minijinja::Expression<'static, 'static>>,
+    names: HashSet<String>,
+}
+
+impl Expression {
+    /// Reads `text` if it is one gap and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Template::parse`].
+    pub fn parse(text: &Text, spelling: Spelling) -> Result<Option<Expression>, TemplateError> {
+        let scanned = scan::scan(text, spelling.placeholders)?;
+        // What is no expression of the engine's is text: a secret, or a part of
+        // the value that may stay as it stands.
+        let Some(gap) = scanned.only_gap().filter(|gap| !scan::is_marker(gap)) else {
+            return Ok(None);
+        };
+        check_filters(&scanned)?;
+        let compiled = ENGINE
+            .compile_expression_owned(gap.to_owned())
+            .map_err(syntax)?;
+        check_names(compiled.undeclared_variables(false), spelling.names)?;
+        let names = compiled.undeclared_variables(true);
+        Ok(Some(Expression {
+            compiled: Arc::new(compiled),
+            names,
+        }))
+    }
+
+    /// Its value as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When a name is undefined, or the work is too much.
+    pub fn eval(&self, scope: &Arc<Scope>) -> Result<serde_json::Value, RenderError> {
+        let root = Value::from_dyn_object(Arc::clone(scope));
+        let value = self.compiled.eval(root).map_err(engine)?;
+        if value.is_undefined() {
+            return Err(RenderError::Engine("undefined value".to_owned()));
+        }
+        serde_json::to_value(&value).map_err(|error| RenderError::Engine(error.to_string()))
+    }
+
+    /// Whether it looks up `name`, or something in it.
+    pub fn uses(&self, name: &str) -> bool {
+        uses(&self.names, name)
+    }
+}
+
+fn uses(names: &HashSet<String>, name: &str) -> bool {
+    let inside = |used: &str| used.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    names.iter().any(|used| used == name || inside(used))
+}
+
+fn check_names(used: HashSet<String>, allowed: Names) -> Result<(), TemplateError> {
+    let known = |name: &str| {
+        allowed.all().contains(&name)
+            || scan::is_marker(name)
+            || ENGINE.globals().any(|(global, _)| global == name)
+    };
+    match used.into_iter().filter(|name| !known(name)).min() {
+        None => Ok(()),
+        Some(name) => Err(TemplateError::UnknownName {
+            name,
+            known: allowed.all(),
+        }),
+    }
+}
+
+/// The engine finds an unknown filter only when it comes to it, which is too
+/// late: so each is tried on something here.
+fn check_filters(scanned: &Scanned) -> Result<(), TemplateError> {
+    let is_unknown = |name: &&str| {
+        let tried = ENGINE
+            .compile_expression_owned(format!("1|{name}"))
+            .and_then(|expression| expression.eval(()));
+        tried.is_err_and(|error| error.kind() == ErrorKind::UnknownFilter)
+    };
+    match scanned.filters().into_iter().find(is_unknown) {
+        None => Ok(()),
+        Some(name) => Err(TemplateError::UnknownFilter(name.to_owned())),
+    }
+}
+
+fn syntax(error: minijinja::Error) -> TemplateError {
+    TemplateError::Syntax(describe(&error))
+}
+
+fn engine(error: minijinja::Error) -> RenderError {
+    RenderError::Engine(describe(&error))
+}
+
+/// The engine's words without its own idea of file and line.
+fn describe(error: &minijinja::Error) -> String {
+    match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Escaping by place: how a value is written so that it stays a value.
+
+use std::fmt::Write as _;
+
+use minijinja::value::Value;
+use minijinja::{Error, ErrorKind, Output, State};
+
+use super::{Place, RenderError};
+
+/// What the engine writes for an empty value: it does not report gaps that
+/// wrote nothing, and an empty value outside quotes in JSON must become `""`.
+/// A value of nothing but this noncharacter gets one more of it.
+const EMPTY: char = '\u{10FFFF}';
+
+/// How the engine writes the value of a gap.
+pub(super) fn write_gap(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
+    if value.is_undefined() {
+        return Err(Error::from(ErrorKind::UndefinedError));
+    }
+    if value.is_none() {
+        return out.write_str("null").map_err(Error::from);
+    }
+    match value.as_str() {
+        Some(text) if text.chars().all(|c| c == EMPTY) => write!(out, "{text}{EMPTY}"),
+        Some(text) => out.write_str(text),
+        None => match bool::try_from(value.clone()) {
+            Ok(truth) => write!(out, "{truth}"),
+            Err(_) => write!(out, "{value}"),
+        },
+    }
+    .map_err(Error::from)
+}
+
+/// The value of a gap, from what the engine wrote for it.
+pub(super) fn gap_text(text: &str) -> &str {
+    match text.strip_prefix(EMPTY) {
+        Some(rest) if rest.chars().all(|c| c == EMPTY) => rest,
+        _ => text,
+    }
+}
+
+/// Whether the last filter of `expression` is `raw`.
+pub(super) fn is_raw(expression: &str) -> bool {
+    ends_in(expression, "raw")
+}
+
+/// Whether the last filter of `expression` has encoded it for `place` already.
+pub(super) fn is_encoded(expression: &str, place: Place) -> bool {
+    match place {
+        Place::Url => ends_in(expression, "urlencode"),
+        Place::Json => ends_in(expression, "tojson"),
+        Place::Form | Place::Text => false,
+    }
+}
+
+fn ends_in(expression: &str, filter: &str) -> bool {
+    expression
+        .rsplit_once('|')
+        .is_some_and(|(_, last)| last.trim() == filter)
+}
+
+/// A finished text in the making.
+pub(super) struct Filled {
+    place: Place,
+    text: String,
+    /// In JSON: whether the next character stands inside quotes.
+    in_string: bool,
+    /// In JSON: whether the last character was a backslash in a string.
+    is_escaped: bool,
+}
+
+impl Filled {
+    pub(super) fn new(place: Place) -> Filled {
+        Filled {
+            place,
+            text: String::new(),
+            in_string: false,
+            is_escaped: false,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    /// Appends text of the template's own.
+    pub(super) fn push_literal(&mut self, text: &str) {
+        self.text.push_str(text);
+        if self.place != Place::Json {
+            return;
+        }
+        for character in text.chars() {
+            match character {
+                _ if self.is_escaped => self.is_escaped = false,
+                '\\' if self.in_string => self.is_escaped = true,
+                '"' => self.in_string = !self.in_string,
+                _ => {}
+            }
+        }
+    }
+
+    /// Appends a value, escaped for the place.
+    pub(super) fn push_value(&mut self, value: &str) {
+        match self.place {
+            Place::Text => self.text.push_str(value),
+            Place::Url => push_percent(&mut self.text, value),
+            Place::Form => {
+                let encoded = url::form_urlencoded::byte_serialize(value.as_bytes());
+                self.text.extend(encoded);
+            }
+            Place::Json if self.in_string => {
+                let quoted = quote(value);
+                self.text.push_str(&quoted[1..quoted.len() - 1]);
+            }
+            Place::Json if is_scalar(value) => self.text.push_str(value),
+            Place::Json => self.text.push_str(&quote(value)),
+        }
+    }
+
+    /// Appends a value that a filter has encoded for the place.
+    pub(super) fn push_encoded(&mut self, value: &str) {
+        if self.place == Place::Json && self.in_string {
+            self.push_value(value);
+        } else {
+            self.text.push_str(value);
+        }
+    }
+
+    /// The whole text.
+    pub(super) fn finish(self) -> Result<String, RenderError> {
+        match self.place {
+            Place::Url => match dot_segment(&self.text) {
+                Some(dots) => Err(RenderError::Dots(dots)),
+                None => Ok(self.text),
+            },
+            _ => Ok(self.text),
+        }
+    }
+}
+
+/// Percent-encodes everything but letters, digits and `- . _ ~` (RFC 3986 §2.3).
+pub(super) fn percent(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len());
+    push_percent(&mut encoded, value);
+    encoded
+}
+
+fn push_percent(text: &mut String, value: &str) {
+    for byte in value.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                text.push(char::from(byte));
+            }
+            _ => {
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+    }
+}
+
+fn quote(value: &str) -> String {
+    serde_json::Value::from(value).to_string()
+}
+
+/// Whether `value` is a JSON number, true, false or null, and nothing besides.
+fn is_scalar(value: &str) -> bool {
+    let starts = |byte: &u8| byte.is_ascii_digit() || b"-tfn".contains(byte);
+    let ends = |byte: &u8| byte.is_ascii_alphanumeric();
+    value.as_bytes().first().is_some_and(starts)
+        && value.as_bytes().last().is_some_and(ends)
+        && serde_json::from_str::<serde_json::Value>(value).is_ok()
+}
+
+/// The first `.` or `..`, in any spelling, among the path segments of `url`.
+pub(super) fn dot_segment(url: &str) -> Option<String> {
+    let authority = url.find("://").map_or(0, |at| at + 3);
+    let rest = &url[authority..];
+    let path = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];
+    let is_dots = |segment: &&str| {
+        let plain = segment.replace("%2e", ".").replace("%2E", ".");
+        plain == "." || plain == ".."
+    };
+    path.split(['/', '\\'])
+        .skip(1)
+        .find(is_dots)
+        .map(str::to_owned)
+}

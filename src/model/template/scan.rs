@@ -1,0 +1,463 @@
+//! Reads a template's text and rewrites Blynk's placeholders and `${NAME}` to
+//! gaps of the engine, so that there is one kind of gap from here on.
+
+use super::super::Device;
+use super::{Place, TemplateError};
+
+/// A text of the configuration, with what came from `${NAME}` kept apart: that
+/// is the owner's own text and never read as a template (product.md §5.3).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Text {
+    pieces: Vec<(String, Kind)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Plain,
+    Secret,
+}
+
+impl Text {
+    /// Appends text as it is written in the file.
+    pub fn push_plain(&mut self, text: &str) {
+        self.push(text, Kind::Plain);
+    }
+
+    /// Appends the text that a `${NAME}` stands for.
+    pub fn push_secret(&mut self, text: &str) {
+        self.push(text, Kind::Secret);
+    }
+
+    fn push(&mut self, text: &str, kind: Kind) {
+        self.pieces.push((text.to_owned(), kind));
+    }
+
+    /// The whole text, put together.
+    pub fn whole(&self) -> String {
+        self.pieces.iter().map(|(text, _)| text.as_str()).collect()
+    }
+
+    /// What is written in the file, without what `${NAME}` stands for.
+    pub fn plain(&self) -> String {
+        let plain = self.pieces.iter().filter(|(_, kind)| *kind == Kind::Plain);
+        plain.map(|(text, _)| text.as_str()).collect()
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Text {
+        let mut whole = Text::default();
+        whole.push_plain(text);
+        whole
+    }
+}
+
+/// A template as the engine reads it.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    /// The engine's source.
+    pub source: String,
+    /// What `pinhook_secret_N` stands for.
+    pub secrets: Vec<String>,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Piece {
+    Literal(String),
+    /// The expression between `{{` and `}}`.
+    Gap(String),
+    /// What stands between `{%` and `%}`; empty for a comment.
+    Block(String),
+}
+
+/// Gaps that stand for what the engine does not know: it shows a star for them
+/// and [`super::Gaps`] puts in the rest.
+const MARKER: &str = "pinhook_";
+const SECRET: &str = "pinhook_secret_";
+const PART: &str = "pinhook_part_";
+pub(super) const DATETIME: &str = "pinhook_datetime";
+pub(super) const EMAIL: &str = "pinhook_owner_email";
+
+/// Whether `name` is one of ours and not the owner's.
+pub(super) fn is_marker(name: &str) -> bool {
+    name.starts_with(MARKER)
+}
+
+/// The number of the secret that `expression` stands for.
+pub(super) fn secret(expression: &str) -> Option<usize> {
+    expression.strip_prefix(SECRET)?.parse().ok()
+}
+
+/// The index of the value's text that `expression` stands for.
+pub(super) fn part(expression: &str) -> Option<usize> {
+    expression.strip_prefix(PART)?.parse().ok()
+}
+
+/// Blynk's placeholder for a text that the value does not have, as it stays in
+/// the finished text (blynk.md W13).
+pub(super) fn placeholder(index: usize, place: Place) -> String {
+    match place {
+        Place::Url => format!("/pin%5B{index}%5D/"),
+        _ => format!("/pin[{index}]/"),
+    }
+}
+
+/// Reads `text`.
+pub(super) fn scan(text: &Text, placeholders: bool) -> Result<Scanned, TemplateError> {
+    let mut scanned = Scanned::default();
+    let mut inside: Option<Inside> = None;
+    for (piece, kind) in &text.pieces {
+        if *kind == Kind::Secret {
+            if inside.is_some() {
+                return Err(TemplateError::SecretInside);
+            }
+            scanned.push_gap(&format!("{SECRET}{}", scanned.secrets.len()));
+            scanned.secrets.push(piece.clone());
+            continue;
+        }
+        let mut rest = piece.as_str();
+        while let Some(first) = rest.chars().next() {
+            let mut taken = first.len_utf8();
+            match &mut inside {
+                Some(open) => {
+                    if let Some(length) = open.step(rest) {
+                        taken = length;
+                        scanned.source.push_str(&rest[..taken]);
+                        let open = inside.take().expect("just matched");
+                        scanned.pieces.push(open.into_piece());
+                    } else {
+                        scanned.source.push(first);
+                    }
+                }
+                None => {
+                    if let Some(opened) = Inside::open(rest) {
+                        taken = 2;
+                        scanned.source.push_str(&rest[..2]);
+                        inside = Some(opened);
+                    } else if let Some((gap, length)) = blynk(rest).filter(|_| placeholders) {
+                        taken = length;
+                        scanned.push_gap(&gap);
+                    } else {
+                        scanned.push_literal(first);
+                    }
+                }
+            }
+            rest = &rest[taken..];
+        }
+    }
+    // The engine says what is missing.
+    if inside.is_some() {
+        scanned.pieces.push(Piece::Block(String::new()));
+    }
+    Ok(scanned)
+}
+
+/// Between an opening and a closing delimiter of the engine.
+struct Inside {
+    close: &'static str,
+    quote: Option<char>,
+    is_escaped: bool,
+    expression: String,
+}
+
+impl Inside {
+    fn open(rest: &str) -> Option<Inside> {
+        let close = match rest.get(..2)? {
+            "{{" => "}}",
+            "{%" => "%}",
+            "{#" => "#}",
+            _ => return None,
+        };
+        Some(Inside {
+            close,
+            quote: None,
+            is_escaped: false,
+            expression: String::new(),
+        })
+    }
+
+    /// Takes one character; returns the length of the closing delimiter at the end.
+    fn step(&mut self, rest: &str) -> Option<usize> {
+        if self.quote.is_none() && rest.starts_with(self.close) {
+            return Some(self.close.len());
+        }
+        let first = rest.chars().next()?;
+        self.expression.push(first);
+        match self.quote {
+            Some(_) if self.is_escaped => self.is_escaped = false,
+            Some(_) if first == '\\' => self.is_escaped = true,
+            Some(quote) if first == quote => self.quote = None,
+            Some(_) => {}
+            None if self.close != "#}" && (first == '"' || first == '\'') => {
+                self.quote = Some(first);
+            }
+            None => {}
+        }
+        None
+    }
+
+    fn into_piece(self) -> Piece {
+        match self.close {
+            "}}" => {
+                let trimmed = self.expression.trim_matches(['-', '+']).trim();
+                Piece::Gap(trimmed.to_owned())
+            }
+            "%}" => Piece::Block(self.expression),
+            _ => Piece::Block(String::new()),
+        }
+    }
+}
+
+/// The gap that a Blynk placeholder at the start of `rest` means, and its length
+/// (product.md §5.3).
+fn blynk(rest: &str) -> Option<(String, usize)> {
+    const EMAILS: [&str; 3] = [
+        "/device_owner_email/",
+        "{DEVICE_OWNER_EMAIL}",
+        "device_owner_email",
+    ];
+    if rest.starts_with("%s") {
+        return Some(("value".to_owned(), 2));
+    }
+    if rest.starts_with("/pin/") {
+        return Some(("value".to_owned(), 5));
+    }
+    if rest.starts_with("/datetime_iso/") {
+        return Some((DATETIME.to_owned(), 14));
+    }
+    if let Some(index) = rest.strip_prefix("/pin[") {
+        let digits = index.bytes().take_while(u8::is_ascii_digit).count();
+        if (1..=4).contains(&digits) && index[digits..].starts_with("]/") {
+            let number: u16 = index[..digits].parse().ok()?;
+            return Some((format!("{PART}{number}"), 5 + digits + 2));
+        }
+    }
+    let is_here = |email: &&&str| {
+        rest.get(..email.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(email))
+    };
+    let email = EMAILS.iter().find(is_here)?;
+    Some((EMAIL.to_owned(), email.len()))
+}
+
+impl Scanned {
+    fn push_literal(&mut self, character: char) {
+        self.source.push(character);
+        match self.pieces.last_mut() {
+            Some(Piece::Literal(text)) => text.push(character),
+            _ => self.pieces.push(Piece::Literal(character.into())),
+        }
+    }
+
+    fn push_gap(&mut self, expression: &str) {
+        self.source.push_str("{{");
+        self.source.push_str(expression);
+        self.source.push_str("}}");
+        self.pieces.push(Piece::Gap(expression.to_owned()));
+    }
+
+    /// The whole text, if only secrets stand in its gaps.
+    pub fn fixed(&self) -> Option<String> {
+        self.pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => Some(text.as_str()),
+                Piece::Gap(gap) => secret(gap).map(|n| self.secrets[n].as_str()),
+                Piece::Block(_) => None,
+            })
+            .collect()
+    }
+
+    /// The expressions of all gaps.
+    pub fn gaps(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Gap(gap) => Some(gap.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The names of the filters in gaps and blocks.
+    pub fn filters(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for piece in &self.pieces {
+            if let Piece::Gap(code) | Piece::Block(code) = piece {
+                filters(code, &mut names);
+            }
+        }
+        names
+    }
+
+    /// The expression, if the text is a single gap.
+    pub fn only_gap(&self) -> Option<&str> {
+        match self.pieces.as_slice() {
+            [Piece::Gap(gap)] => Some(gap),
+            _ => None,
+        }
+    }
+}
+
+/// Collects the names behind each `|` that stands outside quotes.
+fn filters<'a>(code: &'a str, names: &mut Vec<&'a str>) {
+    let mut quote = None;
+    let mut is_escaped = false;
+    for (at, character) in code.char_indices() {
+        match quote {
+            Some(_) if is_escaped => is_escaped = false,
+            Some(_) if character == '\\' => is_escaped = true,
+            Some(open) if open == character => quote = None,
+            Some(_) => {}
+            None if character == '"' || character == '\'' => quote = Some(character),
+            None if character == '|' => {
+                let name = code[at + 1..].trim_start();
+                let is_part = |c: char| c.is_alphanumeric() || c == '_';
+                let end = name.find(|c| !is_part(c)).unwrap_or(name.len());
+                names.push(&name[..end]);
+            }
+            None => {}
+        }
+    }
+}
+
+/// Scheme, host and port of a URL template, which no pin value may choose.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    parts: Vec<Part>,
+    /// Where it ends in the engine's source.
+    pub end: usize,
+}
+
+#[derive(Debug, Clone)]
+enum Part {
+    Text(String),
+    /// `device.vars.NAME`
+    Var(String),
+}
+
+impl Origin {
+    /// Finds the origin of a URL template, and checks what can be checked
+    /// without knowing the device.
+    pub fn of(scanned: &Scanned) -> Result<Origin, TemplateError> {
+        let mut origin = Origin {
+            parts: Vec::new(),
+            end: 0,
+        };
+        let mut so_far = String::new();
+        for piece in &scanned.pieces {
+            let (text, is_literal) = match piece {
+                Piece::Literal(text) => (text.as_str(), true),
+                Piece::Gap(gap) => match (secret(gap), gap.strip_prefix("device.vars.")) {
+                    (Some(n), _) => (scanned.secrets[n].as_str(), false),
+                    (None, Some(var)) if is_plain_name(var) => {
+                        origin.parts.push(Part::Var(var.to_owned()));
+                        so_far.push('_');
+                        origin.end = scanned.source[origin.end..]
+                            .find("}}")
+                            .map_or(scanned.source.len(), |at| origin.end + at + 2);
+                        continue;
+                    }
+                    _ => return Err(TemplateError::OpenOrigin),
+                },
+                Piece::Block(_) => return Err(TemplateError::OpenOrigin),
+            };
+            let before = so_far.len();
+            so_far.push_str(text);
+            if let Some(end) = end_of_origin(&so_far) {
+                origin.parts.push(Part::Text(text[..end - before].to_owned()));
+                if is_literal {
+                    origin.end += end - before;
+                }
+                origin.check_dots(scanned)?;
+                return origin.checked();
+            }
+            origin.parts.push(Part::Text(text.to_owned()));
+            origin.end = match is_literal {
+                true => origin.end + text.len(),
+                false => scanned.source[origin.end..]
+                    .find("}}")
+                    .map_or(scanned.source.len(), |at| origin.end + at + 2),
+            };
+        }
+        origin.checked()
+    }
+
+    /// Checks it now if it does not depend on the device.
+    fn checked(self) -> Result<Origin, TemplateError> {
+        let is_text = |part: &Part| matches!(part, Part::Text(_));
+        if self.parts.iter().all(is_text) {
+            valid_origin(&self.with(|_| None))?;
+        }
+        Ok(self)
+    }
+
+    /// Checks it with the variables of `device`.
+    pub fn check(&self, device: &Device) -> Result<(), TemplateError> {
+        let missing = self.parts.iter().find_map(|part| match part {
+            Part::Var(name) if !device.vars.contains_key(name) => Some(name),
+            _ => None,
+        });
+        if let Some(name) = missing {
+            return Err(TemplateError::Origin(format!(
+                "device `{}` has no `vars.{name}`",
+                device.name
+            )));
+        }
+        valid_origin(&self.with(|name| device.vars.get(name).map(String::as_str)))
+    }
+
+    fn with<'a>(&'a self, var: impl Fn(&str) -> Option<&'a str>) -> String {
+        let text = |part: &'a Part| match part {
+            Part::Text(text) => text.as_str(),
+            Part::Var(name) => var(name).unwrap_or_default(),
+        };
+        self.parts.iter().map(text).collect()
+    }
+
+    /// A dot segment written in the template would vanish from the URL, and
+    /// what stands before it too.
+    fn check_dots(&self, scanned: &Scanned) -> Result<(), TemplateError> {
+        let shown: String = scanned
+            .pieces
+            .iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => text.as_str(),
+                _ => "_",
+            })
+            .collect();
+        match super::escape::dot_segment(&shown) {
+            Some(dots) => Err(TemplateError::Dots(dots)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// Where scheme, host and port end in a text that goes on after them.
+fn end_of_origin(url: &str) -> Option<usize> {
+    let authority = url.find("://")? + 3;
+    let length = url[authority..].find(['/', '?', '#'])?;
+    Some(authority + length)
+}
+
+fn valid_origin(text: &str) -> Result<(), TemplateError> {
+    let refuse = |why: &str| TemplateError::Origin(why.to_owned());
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Err(refuse("it does not begin with http:// or https://"));
+    };
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return Err(TemplateError::Origin(format!(
+            "its scheme is `{scheme}`, not http or https"
+        )));
+    }
+    if rest.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
+        return Err(refuse("its host has a blank, a line break or a backslash"));
+    }
+    match url::Url::parse(text) {
+        Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
+        Ok(_) => Err(refuse("it has no host")),
+        Err(error) => Err(refuse(&error.to_string())),
+    }
+}

@@ -1,0 +1,153 @@
+//! What the gaps of a template can see.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use jiff::tz::TimeZone;
+use minijinja::value::{Object, Value};
+
+use super::super::{Device, Pin, PinValue, Source};
+use super::{RenderError, scan};
+
+/// The values that fill the gaps of one delivery.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// The value that was written.
+    pub value: PinValue,
+    /// The webhook's pin that matched.
+    pub pin: Pin,
+    /// Whose pin.
+    pub device: Arc<Device>,
+    /// Last known values of the device's pins; empty where no template asks.
+    pub pins: BTreeMap<Pin, PinValue>,
+    /// The time of the request.
+    pub now: SystemTime,
+    /// The zone `now` is shown in.
+    pub zone: TimeZone,
+    /// The owner's address, if configured.
+    pub owner_email: Option<Arc<str>>,
+    /// Who wrote.
+    pub source: Source,
+    /// The delivery's id.
+    pub id: String,
+    /// For `response.value`: what came back.
+    pub response: Option<Arc<Response>>,
+}
+
+/// A response as templates see it.
+#[derive(Debug)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u16,
+    /// Header names in lower case, and their values.
+    pub headers: BTreeMap<String, String>,
+    /// The body as text.
+    pub body: String,
+    json: OnceLock<Result<Value, String>>,
+}
+
+impl Response {
+    /// A response of three parts.
+    pub fn new(status: u16, headers: BTreeMap<String, String>, body: String) -> Response {
+        Response {
+            status,
+            headers,
+            body,
+            json: OnceLock::new(),
+        }
+    }
+
+    fn json(&self) -> &Result<Value, String> {
+        self.json.get_or_init(|| {
+            serde_json::from_str::<serde_json::Value>(&self.body)
+                .map(|json| Value::from(minijinja::value::Serde(json)))
+                .map_err(|error| error.to_string())
+        })
+    }
+
+    /// Whether the body is JSON.
+    pub(super) fn check_json(&self) -> Result<(), RenderError> {
+        let json = self.json().as_ref();
+        json.map(drop)
+            .map_err(|error| RenderError::NotJson(error.clone()))
+    }
+}
+
+impl Object for Scope {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str()?;
+        let response = self.response.as_ref();
+        Some(match name {
+            "value" => Value::from(self.value.commas().into_owned()),
+            "values" => self.value.texts().map(Value::from).collect(),
+            "pin" => Value::from(self.pin.to_string()),
+            "pins" => Value::from_object(Pins(Arc::clone(self))),
+            "device" => Value::from_object(DeviceView(Arc::clone(&self.device))),
+            "now" => Value::from(self.local()?),
+            "timestamp" => Value::from(self.timestamp()?.as_second()),
+            "source" => Value::from(self.source.as_str()),
+            "id" => Value::from(self.id.as_str()),
+            "status" => Value::from(response?.status),
+            "headers" => Value::from_object(Headers(Arc::clone(response?))),
+            "body" => Value::from(response?.body.as_str()),
+            "json" => response?.json().as_ref().ok()?.clone(),
+            scan::DATETIME => Value::from(self.timestamp()?.to_string()),
+            scan::EMAIL => Value::from(self.owner_email.as_deref()?),
+            marker if scan::is_marker(marker) => Value::from("*"),
+            _ => return None,
+        })
+    }
+}
+
+impl Scope {
+    fn timestamp(&self) -> Option<jiff::Timestamp> {
+        jiff::Timestamp::try_from(self.now).ok()
+    }
+
+    /// ISO 8601 with offset, to the second.
+    fn local(&self) -> Option<String> {
+        let zoned = self.timestamp()?.to_zoned(self.zone.clone());
+        Some(zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
+    }
+}
+
+/// `pins.V6`, `pins["soil"]`
+#[derive(Debug)]
+struct Pins(Arc<Scope>);
+
+impl Object for Pins {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let pin = self.0.device.pin(key.as_str()?)?;
+        let value = self.0.pins.get(&pin)?;
+        Some(Value::from(value.commas().into_owned()))
+    }
+}
+
+/// `device.name`, `device.vars.lat`
+#[derive(Debug)]
+struct DeviceView(Arc<Device>);
+
+impl Object for DeviceView {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        match key.as_str()? {
+            "name" => Some(Value::from(self.0.name.as_str())),
+            "vars" => {
+                let vars = self.0.vars.iter();
+                Some(Value::from_pairs(vars.map(|(k, v)| (k.as_str(), v.as_str()))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// `headers["content-type"]`, in any case
+#[derive(Debug)]
+struct Headers(Arc<Response>);
+
+impl Object for Headers {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let name = key.as_str()?.to_ascii_lowercase();
+        self.0.headers.get(&name).map(|v| Value::from(v.as_str()))
+    }
+}

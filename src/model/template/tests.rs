@@ -1,0 +1,379 @@
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use jiff::tz::TimeZone;
+use proptest::prelude::*;
+
+use super::super::{Pin, PinKind, Source};
+use super::*;
+
+const REQUEST: Spelling = Spelling {
+    placeholders: true,
+    names: Names::Request,
+};
+
+fn device() -> Device {
+    Device {
+        name: "porch".parse().unwrap(),
+        token: "sixteen-letters-".parse().unwrap(),
+        vars: BTreeMap::from([
+            ("lat".to_owned(), "33.38 N".to_owned()),
+            ("host".to_owned(), "pi.local:8080".to_owned()),
+        ]),
+        pin_names: BTreeMap::from([("V6".parse().unwrap(), "soil".to_owned())]),
+        names_in_topics: false,
+    }
+}
+
+fn scope(value: &str) -> Arc<Scope> {
+    Arc::new(Scope {
+        value: value.into(),
+        pin: Pin {
+            kind: PinKind::Virtual,
+            number: 5,
+        },
+        device: Arc::new(device()),
+        pins: BTreeMap::from([("V6".parse().unwrap(), "wet".into())]),
+        now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000),
+        zone: TimeZone::UTC,
+        owner_email: Some("anna@example.org".into()),
+        source: Source::Hardware,
+        id: "id-1".to_owned(),
+        response: None,
+    })
+}
+
+fn parse(text: &str, place: Place) -> Template {
+    Template::parse(&text.into(), place, REQUEST).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn fill(text: &str, place: Place, value: &str) -> String {
+    let filled = parse(text, place).render(&scope(value));
+    filled.unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn refuse(text: &str, place: Place) -> TemplateError {
+    match Template::parse(&text.into(), place, REQUEST) {
+        Ok(_) => panic!("{text}: expected an error"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn both_spellings_fill_the_same_gaps() {
+    for (template, value, filled) in [
+        ("a=/pin/&b=%s&c={{ value }}", "5", "a=5&b=5&c=5"),
+        ("/pin/", "1\x002", "1,2"),
+        ("/pin[0]/-/pin[1]/-/pin[2]/", "x\0\0z", "x--z"),
+        ("/pin[0]/ /pin[1]/", "7", "7 /pin[1]/"),
+        ("/pin[0]/ /pin[1]/", "x\0", "x /pin[1]/"),
+        ("/pin[10]/", "0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x0010", "10"),
+        ("{{ values[1] }}", "x\0y", "y"),
+        ("{{ values | length }}", "x\0y", "2"),
+        ("{{ pins.V6 }} {{ pins.soil }} {{ pins['soil'] }}", "", "wet wet wet"),
+        ("{{ pins.V9 | default(0) }}", "", "0"),
+        ("{{ pin }} {{ source }} {{ id }}", "", "V5 hardware id-1"),
+        ("{{ device.name }} {{ device.vars.lat }}", "", "porch 33.38 N"),
+        ("{{ now }} {{ timestamp }}", "", "2020-09-13T12:26:40+00:00 1600000000"),
+        ("/datetime_iso/", "", "2020-09-13T12:26:40Z"),
+        (
+            "device_owner_email /Device_Owner_Email/ {DEVICE_OWNER_EMAIL}",
+            "",
+            "anna@example.org anna@example.org anna@example.org",
+        ),
+        ("%s", "%s {{ value }} /datetime_iso/", "%s {{ value }} /datetime_iso/"),
+        ("{% if value == '1' %}on{% else %}off{% endif %}", "1", "on"),
+        ("{% for v in values %}[{{ v }}]{% endfor %}", "a\0b", "[a][b]"),
+        ("{{ '/pin/ }}' }}", "5", "/pin/ }}"),
+        ("{# /pin/ ' #}x", "5", "x"),
+        ("two\n", "", "two\n"),
+        ("{{ value }}\n", "1", "1\n"),
+        ("/pin", "1", "/pin"),
+        ("/pin[x]/ /pin[99999]/", "1", "/pin[x]/ /pin[99999]/"),
+    ] {
+        assert_eq!(fill(template, Place::Text, value), filled, "{template}");
+    }
+}
+
+#[test]
+fn placeholders_can_be_turned_off() {
+    let spelling = Spelling {
+        placeholders: false,
+        ..REQUEST
+    };
+    let url = "http://h/TOKEN/pin/V1?x=100%s&v={{ value }}";
+
+    let template = Template::parse(&url.into(), Place::Url, spelling).unwrap();
+
+    let filled = template.render(&scope("7")).unwrap();
+    assert_eq!(filled, "http://h/TOKEN/pin/V1?x=100%s&v=7");
+}
+
+#[test]
+fn values_are_escaped_for_their_place() {
+    for (place, template, value, filled) in [
+        (Place::Url, "http://h/x/pin/y", "10", "http://h/x10y"),
+        (Place::Url, "http://h/?a=%s", "a b", "http://h/?a=a%20b"),
+        (Place::Url, "http://h/?a=%s", "1&x=2", "http://h/?a=1%26x%3D2"),
+        (Place::Url, "http://h/?a=%s&z=1", "p#q", "http://h/?a=p%23q&z=1"),
+        (Place::Url, "http://h/{{ value }}/z", "a/b?c\\d", "http://h/a%2Fb%3Fc%5Cd/z"),
+        (Place::Url, "http://h/?a=/pin[0]/&b=/pin[1]/", "7", "http://h/?a=7&b=/pin%5B1%5D/"),
+        (Place::Url, "http://h/?a={{ value | urlencode }}", "a/b", "http://h/?a=a%2Fb"),
+        (Place::Url, "http://h/{{ value | raw }}", "a/b?c=d", "http://h/a/b?c=d"),
+        (Place::Url, "http://{{ device.vars.host }}/{{ device.vars.lat }}", "", "http://pi.local:8080/33.38%20N"),
+        (Place::Json, r#"["%s"]"#, r#"a"b\c"#, r#"["a\"b\\c"]"#),
+        (Place::Json, "[%s]", "10", "[10]"),
+        (Place::Json, "[%s]", "-1.5e3", "[-1.5e3]"),
+        (Place::Json, "[%s]", "true", "[true]"),
+        (Place::Json, "[%s]", "truely", r#"["truely"]"#),
+        (Place::Json, "[%s]", "007", r#"["007"]"#),
+        (Place::Json, "[%s]", "1 ", r#"["1 "]"#),
+        (Place::Json, "[%s]", "", r#"[""]"#),
+        (Place::Json, "[%s]", "1,2", r#"["1,2"]"#),
+        (Place::Json, r#"["\"%s"]"#, "\n", r#"["\"\n"]"#),
+        (Place::Json, r#"{"a": {{ values | tojson }}}"#, "x\0y", r#"{"a": ["x", "y"]}"#),
+        (Place::Json, r#"{"a": "{{ values | tojson }}"}"#, "x", r#"{"a": "[\"x\"]"}"#),
+        (Place::Json, r#"{"a": {{ value | raw }}}"#, "[1]", r#"{"a": [1]}"#),
+        (Place::Json, "{% set x %}{{ value }}{% endset %}[{{ x }}]", "a\"", r#"["a\""]"#),
+        (Place::Json, "[{{ none }}]", "", "[null]"),
+        (Place::Form, "a=%s", "1&b=2 +", "a=1%26b%3D2+%2B"),
+        (Place::Text, "%s", "a&b", "a&b"),
+    ] {
+        assert_eq!(fill(template, place, value), filled, "{place:?} {template}");
+    }
+}
+
+#[test]
+fn what_a_secret_stands_for_is_never_a_template() {
+    let mut url = Text::default();
+    url.push_secret("https://h:1/{{ x }}/%s?k=a b&");
+    url.push_plain("v={{ value }}");
+    let template = Template::parse(&url, Place::Url, REQUEST).unwrap();
+    assert_eq!(
+        template.render(&scope("1/2")).unwrap(),
+        "https://h:1/{{ x }}/%s?k=a b&v=1%2F2"
+    );
+
+    let mut body = Text::default();
+    body.push_plain("[\"");
+    body.push_secret("a\"{{ b");
+    body.push_plain("\"]");
+    let template = Template::parse(&body, Place::Json, REQUEST).unwrap();
+    assert_eq!(template.render(&scope("")).unwrap(), r#"["a\"{{ b"]"#);
+
+    let mut inside = Text::default();
+    inside.push_plain("{{ '");
+    inside.push_secret("x");
+    inside.push_plain("' }}");
+    assert_eq!(
+        Template::parse(&inside, Place::Text, REQUEST).unwrap_err(),
+        TemplateError::SecretInside
+    );
+}
+
+#[test]
+fn no_value_chooses_the_server() {
+    for url in [
+        "{{ value }}",
+        "/pin/",
+        "http://{{ value }}/x",
+        "http://h{{ value }}/x",
+        "http://h/pin/",
+        "http://h:{{ value }}/",
+        "{{ value }}://h/",
+        "http://user:{{ value }}@h/",
+        "{% if value %}http://a/{% else %}http://b/{% endif %}",
+        "http://{{ device.vars.host ~ value }}/",
+        "http://{{ device.name }}/",
+        "http://h\\{{ value }}",
+    ] {
+        assert_eq!(refuse(url, Place::Url), TemplateError::OpenOrigin, "{url}");
+    }
+}
+
+#[test]
+fn a_url_that_leads_nowhere_is_refused() {
+    for (url, says) in [
+        ("h/x", "it does not begin with http:// or https://"),
+        ("ftp://h/x", "its scheme is `ftp`, not http or https"),
+        ("http:///x", "empty host"),
+        ("http://h:port/x", "invalid port number"),
+        ("http://h:99999/", "invalid port number"),
+        ("http://a b/", "its host has a blank, a line break or a backslash"),
+        ("http://h/a/../b", "the path has a segment `..`"),
+        ("http://h/./{{ value }}", "the path has a segment `.`"),
+    ] {
+        assert_eq!(refuse(url, Place::Url).to_string(), says, "{url}");
+    }
+    for url in ["Http://h/u", "https://[::1]:8443", "http://h?x=%s", "http://user:pw@h/"] {
+        parse(url, Place::Url);
+    }
+}
+
+#[test]
+fn a_variable_in_the_host_is_checked_with_the_device() {
+    let url = parse("http://{{ device.vars.host }}/x", Place::Url);
+    assert_eq!(url.check_origin(&device()), Ok(()));
+
+    let mut other = device();
+    other.vars.insert("host".to_owned(), "no host".to_owned());
+    assert!(url.check_origin(&other).is_err());
+    other.vars.clear();
+    assert_eq!(
+        url.check_origin(&other).unwrap_err().to_string(),
+        "device `porch` has no `vars.host`"
+    );
+}
+
+#[test]
+fn a_misspelt_name_is_found_when_it_is_parsed() {
+    for (template, name) in [
+        ("{{ valeu }}", "valeu"),
+        ("{{ json.x }}", "json"),
+        ("{% if pinz.V1 %}{% endif %}", "pinz"),
+        ("{{ debug() }}", "debug"),
+    ] {
+        match refuse(template, Place::Text) {
+            TemplateError::UnknownName { name: found, .. } => assert_eq!(found, name),
+            other => panic!("{template}: {other}"),
+        }
+    }
+    for template in ["{{ value | nosuch }}", "{% if value|nosuch %}{% endif %}"] {
+        let error = refuse(template, Place::Text);
+        assert_eq!(error, TemplateError::UnknownFilter("nosuch".to_owned()));
+    }
+    parse("{{ 'a|nosuch' ~ value | upper }}", Place::Text);
+    for template in ["{{ value", "{% for %}", "{{ }}"] {
+        assert!(matches!(refuse(template, Place::Text), TemplateError::Syntax(_)), "{template}");
+    }
+}
+
+#[test]
+fn what_cannot_be_filled_in_says_why() {
+    for (template, value, says) in [
+        ("{{ values[3] }}", "1", "undefined value"),
+        ("{{ pins.V9 }}", "", "undefined value"),
+        ("{{ device.vars.nosuch }}", "", "undefined value"),
+        ("{% for i in range(100000) %}{{ i }}{% endfor %}", "", "engine ran out of fuel"),
+        ("{{ value * 1000000 }}", "xxxxxxxxxxxxxxxx", "engine ran out of fuel"),
+    ] {
+        let error = parse(template, Place::Text).render(&scope(value)).unwrap_err();
+        assert_eq!(error.to_string(), says, "{template}");
+    }
+    let long = "x".repeat(MAX_RENDERED / 2 + 1);
+    assert_eq!(
+        parse("%s%s", Place::Text).render(&scope(&long)),
+        Err(RenderError::TooLong)
+    );
+    for value in [".", "..", "%2e"] {
+        let filled = parse("http://h/a/{{ value | raw }}/b", Place::Url).render(&scope(value));
+        assert_eq!(filled, Err(RenderError::Dots(value.to_owned())));
+    }
+    let filled = parse("http://h/a/{{ value }}", Place::Url).render(&scope(".."));
+    assert_eq!(filled, Err(RenderError::Dots("..".to_owned())));
+}
+
+#[test]
+fn raw_is_noticed() {
+    assert!(parse("{{ value | upper | raw }}", Place::Text).is_raw());
+    assert!(!parse("{{ value | raw | upper }}", Place::Text).is_raw());
+    assert!(!parse("raw", Place::Text).is_raw());
+}
+
+#[test]
+fn an_expression_keeps_its_type() {
+    let eval = |text: &str| {
+        let expression = Expression::parse(&text.into(), REQUEST).unwrap();
+        expression.map(|e| e.eval(&scope("21\x002")).unwrap().to_string())
+    };
+
+    assert_eq!(eval("{{ value }}").as_deref(), Some(r#""21,2""#));
+    assert_eq!(eval("{{ values[0] | int }}").as_deref(), Some("21"));
+    assert_eq!(eval("{{ values }}").as_deref(), Some(r#"["21","2"]"#));
+    assert_eq!(eval("/pin/").as_deref(), Some(r#""21,2""#));
+    assert_eq!(eval("x {{ value }}"), None);
+    assert_eq!(eval("/pin[0]/"), None);
+    assert_eq!(eval("plain"), None);
+}
+
+#[test]
+fn response_templates_see_status_headers_body_and_json() {
+    let spelling = Spelling {
+        names: Names::Response,
+        ..REQUEST
+    };
+    let with = |text: &str, body: &str| {
+        let headers = BTreeMap::from([("x-count".to_owned(), "3".to_owned())]);
+        let mut scope = Scope::clone(&scope("1"));
+        scope.response = Some(Arc::new(Response::new(200, headers, body.to_owned())));
+        let template = Template::parse(&text.into(), Place::Text, spelling).unwrap();
+        template.render(&Arc::new(scope)).map_err(|e| e.to_string())
+    };
+
+    let body = r#"{"results": {"sunrise": "5:01", "on": true, "none": null}}"#;
+    assert_eq!(with("{{ json.results.sunrise }}", body).unwrap(), "5:01");
+    assert_eq!(with("{{ json.results.on }} {{ json.results.none }}", body).unwrap(), "true null");
+    assert_eq!(with("{{ status }} {{ headers['X-Count'] }} {{ value }}", "").unwrap(), "200 3 1");
+    assert_eq!(with("{{ body | trim }}", " hi ").unwrap(), "hi");
+    assert_eq!(
+        with("{{ json.x }}", "<html>").unwrap_err(),
+        "the response is not JSON: expected value at line 1 column 1"
+    );
+}
+
+/// Values of every kind that ever broke a template somewhere.
+fn nasty() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<String>(),
+        "[./%&=#?\\\\\"'{}<>: \r\n\0a2eE]{0,24}",
+        Just("\u{10FFFF}".to_owned()),
+        Just("\u{202e}\u{feff}".to_owned()),
+        Just("..%2f..".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_value_changes_the_shape_of_a_url(value in nasty()) {
+        let template = parse("http://u:p@h:81/a/%s/{{ value }}.x?k=%s&l={{ value }}#f%s", Place::Url);
+        let Ok(filled) = template.render(&scope(&value)) else {
+            return Ok(());
+        };
+        let url = url::Url::parse(&filled).unwrap();
+        prop_assert_eq!(url.scheme(), "http");
+        prop_assert_eq!((url.host_str(), url.port()), (Some("h"), Some(81)));
+        prop_assert_eq!((url.username(), url.password()), ("u", Some("p")));
+        prop_assert_eq!(url.path_segments().unwrap().count(), 3);
+        let expected = value.replace('\0', ",");
+        let pairs: Vec<_> = url.query_pairs().into_owned().collect();
+        prop_assert_eq!(pairs, [("k".to_owned(), expected.clone()), ("l".to_owned(), expected)]);
+    }
+
+    #[test]
+    fn no_value_changes_the_shape_of_a_json_body(value in nasty()) {
+        let text = r#"{"a": "x%s", "b": [%s, {{ value }}], "c": {"{{ value }}": 1}}"#;
+        let filled = parse(text, Place::Json).render(&scope(&value)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&filled).unwrap();
+        let value = value.replace('\0', ",");
+        prop_assert_eq!(json["a"].as_str().unwrap(), format!("x{value}"));
+        prop_assert_eq!(json["b"].as_array().unwrap().len(), 2);
+        prop_assert!(!json["b"][0].is_array() && !json["b"][0].is_object());
+        prop_assert_eq!(json["c"].as_object().unwrap().keys().collect::<Vec<_>>(), [&value]);
+    }
+
+    #[test]
+    fn no_value_changes_the_keys_of_a_form(value in nasty()) {
+        let filled = parse("a=%s&b={{ value }}", Place::Form).render(&scope(&value)).unwrap();
+        let pairs: Vec<_> = url::form_urlencoded::parse(filled.as_bytes()).into_owned().collect();
+        let value = value.replace('\0', ",");
+        prop_assert_eq!(pairs, [("a".to_owned(), value.clone()), ("b".to_owned(), value)]);
+    }
+
+    #[test]
+    fn any_text_parses_or_is_refused(text in ".{0,40}", url in "(http|https)://[ -~]{0,20}") {
+        let _ = Template::parse(&text.as_str().into(), Place::Json, REQUEST);
+        if let Ok(template) = Template::parse(&url.as_str().into(), Place::Url, REQUEST) {
+            let _ = template.render(&scope("1"));
+        }
+    }
+}

@@ -1,0 +1,642 @@
+//! One client's conversation, from CONNECT to goodbye.
+//!
+//! One task per client. It never waits for anything but its own socket and its
+//! own session, so no client can hold another one up.
+
+mod wire;
+
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Notify;
+use tokio::time::{sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::codec::DecodeError;
+use super::intake::Taken;
+use super::mount::Mount;
+use super::packet::{
+    Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Publish, Qos, Reason, RetainHandling,
+    Subscribe, Unsubscribe, Version,
+};
+use crate::access::{Credentials, Principal};
+use crate::broker::topic::{TopicError, validate_filter, validate_topic};
+use crate::broker::{
+    self, Cause, ClientKey, End, Held, Message, Next, Open, QoS, STALL, Session, SubscribeError,
+    Subscription, Will,
+};
+use crate::hub::Attachment;
+use wire::{Wire, message_properties, packet_publish};
+
+/// How long a client may take to send its CONNECT (broker.md, CONNECT).
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long the last words may take to be written.
+const GOODBYE_TIME: Duration = Duration::from_secs(1);
+
+/// Bytes that wait to be written before nothing more is taken from session or
+/// client: what a client does not read stays in its bounded queue.
+const HIGH_WATER: usize = 16 * 1024;
+
+/// Longest client id, in bytes; the specification asks for 23 at least.
+const MAX_CLIENT_ID: usize = 256;
+
+/// How many QoS 1 messages a client may send without waiting for our
+/// acknowledgements. They are handled one by one, so it is only a promise.
+const RECEIVE_MAXIMUM: NonZeroU16 = NonZeroU16::new(100).unwrap();
+
+/// Serves a client until it or `goodbye` ends the conversation.
+pub(super) async fn serve<S>(
+    stream: S,
+    peer: SocketAddr,
+    shared: Arc<Shared>,
+    goodbye: CancellationToken,
+) where
+    S: AsyncRead + AsyncWrite,
+{
+    let mut wire = Wire::new(stream, shared.settings.packet);
+    let connect = tokio::select! {
+        first = timeout(CONNECT_TIME, wire.first()) => first,
+        () = goodbye.cancelled() => return,
+    };
+    let connect = match connect {
+        Ok(Ok(Some(connect))) => connect,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, "no MQTT client: {error}");
+            return wire.refuse(error.reason(), &error.to_string()).await;
+        }
+        Err(_) => {
+            tracing::debug!(%peer, "no CONNECT within {CONNECT_TIME:?}");
+            return;
+        }
+    };
+    let admitted = tokio::select! {
+        admitted = admit(&shared, &connect, peer) => admitted,
+        () = goodbye.cancelled() => return,
+    };
+    match admitted {
+        Ok(admitted) => {
+            let mut connection = Connection::open(wire, shared, *connect, admitted, peer);
+            let ending = connection.run(goodbye).await;
+            connection.end(ending).await;
+        }
+        Err((reason, why)) => wire.refuse(reason, &why).await,
+    }
+}
+
+/// Somebody who may come in, and the will they leave.
+struct Admitted {
+    principal: Principal,
+    mount: Mount,
+    will: Option<Will>,
+}
+
+type Refused = (Reason, String);
+
+/// Checks a CONNECT.
+async fn admit(
+    shared: &Shared,
+    connect: &Connect,
+    peer: SocketAddr,
+) -> Result<Admitted, Refused> {
+    if connect.authentication_method.is_some() {
+        let why = "only user name and password are offered".to_owned();
+        return Err((Reason::BAD_AUTHENTICATION_METHOD, why));
+    }
+    let principal = log_in(shared, connect, peer).await?;
+    let id = &connect.client_id;
+    let needs_clean = connect.version == Version::V311 && !connect.clean_start;
+    if id.len() > MAX_CLIENT_ID || (id.is_empty() && needs_clean) {
+        let why = format!("client id: expected at most {MAX_CLIENT_ID} bytes, and not none for a kept session");
+        return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, why));
+    }
+    let mount = match &principal {
+        Principal::Device { login, is_mounted: true } => Mount::of(&login.device.name),
+        _ => Mount::default(),
+    };
+    let will = match &connect.will {
+        Some(will) => Some(check_will(shared, &principal, &mount, will, connect.version)?),
+        None => None,
+    };
+    Ok(Admitted {
+        principal,
+        mount,
+        will,
+    })
+}
+
+async fn log_in(shared: &Shared, connect: &Connect, peer: SocketAddr) -> Result<Principal, Refused> {
+    let Some(name) = &connect.username else {
+        let why = "log in as user `device` with the device's token as password".to_owned();
+        shared.log_refused_login(None, peer);
+        return Err((Reason::NOT_AUTHORIZED, why));
+    };
+    let secret = connect.password.as_ref().map_or("", |password| &password.0);
+    let credentials = Credentials {
+        name,
+        secret,
+        address: peer.ip().to_canonical(),
+    };
+    match shared.access.log_in(&credentials).await {
+        Ok(principal) => Ok(principal),
+        Err(denied) => {
+            shared.log_refused_login(Some(name), peer);
+            sleep(denied.delay).await;
+            let why = "wrong user name, password or token".to_owned();
+            Err((Reason::BAD_USER_NAME_OR_PASSWORD, why))
+        }
+    }
+}
+
+fn check_will(
+    shared: &Shared,
+    principal: &Principal,
+    mount: &Mount,
+    will: &super::packet::Will,
+    version: Version,
+) -> Result<Will, Refused> {
+    if will.qos == Qos::ExactlyOnce && version == Version::V5 {
+        return Err((Reason::QOS_NOT_SUPPORTED, "will: QoS 2 is not offered".to_owned()));
+    }
+    let topic = mount.full(&will.topic);
+    validate_topic(&will.topic, shared.settings.topic)
+        .and_then(|()| validate_topic(&topic, shared.settings.topic))
+        .map_err(|error| (Reason::TOPIC_NAME_INVALID, format!("will: {error}")))?;
+    if let Err(refusal) = principal.may_publish(&topic) {
+        let why = format!("will on {} refused: {refusal}", will.topic);
+        tracing::warn!(login = principal.login(), "{why}");
+        return Err((Reason::NOT_AUTHORIZED, why));
+    }
+    Ok(Will {
+        message: Message {
+            topic: topic.into(),
+            payload: will.payload.clone(),
+            qos: broker_qos(will.qos),
+            retain: will.retain,
+            properties: message_properties(&will.properties, mount),
+        },
+    })
+}
+
+/// A client that has come in.
+struct Connection<S> {
+    wire: Wire<S>,
+    shared: Arc<Shared>,
+    principal: Principal,
+    mount: Mount,
+    version: Version,
+    session: Session,
+    /// For a device: its presence.
+    _attachment: Option<Attachment>,
+    bell: Arc<Bell>,
+    keep_alive: Option<Duration>,
+    last_heard: Instant,
+    holding: Option<Holding>,
+}
+
+/// Wakes the connection's task when its session has something.
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.notify_one();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
+/// An acknowledgement that waits for readers who have no room for the message.
+struct Holding {
+    ack: Option<Ack>,
+    held: Vec<Held>,
+    until: Instant,
+}
+
+/// How a conversation ended.
+enum Ending {
+    /// The client said goodbye.
+    Disconnected(Disconnect),
+    /// The connection broke.
+    Broken,
+    /// The client broke a rule.
+    Fault(Reason, String),
+    /// The session was ended from outside.
+    Closed(Cause),
+    /// pinhook stops.
+    Goodbye,
+}
+
+impl<S: AsyncRead + AsyncWrite> Connection<S> {
+    /// Opens the session, publishes the will of the connection it replaces, and
+    /// answers the CONNECT.
+    fn open(
+        wire: Wire<S>,
+        shared: Arc<Shared>,
+        connect: Connect,
+        admitted: Admitted,
+        peer: SocketAddr,
+    ) -> Connection<S> {
+        let Admitted {
+            principal,
+            mount,
+            will,
+        } = admitted;
+        let now = Instant::now();
+        let is_assigned = connect.client_id.is_empty();
+        let client_id = match is_assigned {
+            true => format!("pinhook-{:016x}", rand::random::<u64>()),
+            false => connect.client_id,
+        };
+        let bell = Arc::new(Bell(Notify::new()));
+        let key = ClientKey {
+            login: principal.login().into(),
+            client_id: client_id.as_str().into(),
+        };
+        let open = Open {
+            receive_maximum: connect.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
+            will,
+            waker: Waker::from(Arc::clone(&bell)),
+        };
+        let opened = shared.intake.broker.open(key, open, now);
+        if let Some(will) = opened.will {
+            publish_will(&shared, &principal, &opened.session, will);
+        }
+        let attachment = match &principal {
+            Principal::Device { login, .. } => Some(shared.intake.hub.attach(&login.device.name)),
+            Principal::User(_) => None,
+        };
+        tracing::info!(login = principal.login(), ?client_id, %peer, version = ?connect.version, "connected");
+        let mut connection = Connection {
+            wire,
+            principal,
+            mount,
+            version: connect.version,
+            session: opened.session,
+            _attachment: attachment,
+            bell,
+            // MQTT-3.1.2-22: one and a half times; 0 is none.
+            keep_alive: (connect.keep_alive > 0)
+                .then(|| Duration::from_secs(u64::from(connect.keep_alive)) * 3 / 2),
+            last_heard: now,
+            holding: None,
+            shared,
+        };
+        connection.wire.queue(&Outgoing::ConnAck(ConnAck {
+            session_present: opened.present,
+            // Sessions end with their connection.
+            session_expiry: connect.session_expiry.filter(|wish| *wish > 0).map(|_| 0),
+            receive_maximum: Some(RECEIVE_MAXIMUM),
+            maximum_qos: Qos::AtLeastOnce,
+            maximum_packet: u32::try_from(connection.shared.settings.packet)
+                .ok()
+                .and_then(NonZeroU32::new),
+            assigned_client_id: is_assigned.then_some(client_id.as_str()),
+            shared_subscriptions: false,
+            ..ConnAck::new(Reason::SUCCESS)
+        }));
+        connection
+    }
+
+    async fn run(&mut self, goodbye: CancellationToken) -> Ending {
+        loop {
+            if let Err(ending) = self.take_packets() {
+                return ending;
+            }
+            if let Err(ending) = self.fill() {
+                return ending;
+            }
+            let may_read = self.holding.is_none() && self.wire.outbox.len() < HIGH_WATER;
+            let deadline = self.deadline();
+            let Wire {
+                reader,
+                writer,
+                inbox,
+                outbox,
+                ..
+            } = &mut self.wire;
+            // Reading and writing here are cancel-safe.
+            let ended = tokio::select! {
+                () = goodbye.cancelled() => Some(Ending::Goodbye),
+                written = writer.write(outbox), if !outbox.is_empty() => match written {
+                    Ok(0) | Err(_) => Some(Ending::Broken),
+                    Ok(written) => {
+                        self.wire.written(written);
+                        None
+                    }
+                },
+                read = reader.read_buf(inbox), if may_read => match read {
+                    Ok(0) | Err(_) => Some(Ending::Broken),
+                    Ok(_) => {
+                        self.last_heard = Instant::now();
+                        None
+                    }
+                },
+                () = self.bell.0.notified() => None,
+                () = until(deadline) => self.is_silent(),
+            };
+            if let Some(ending) = ended {
+                return ending;
+            }
+        }
+    }
+
+    /// When something is due even if nothing happens.
+    fn deadline(&self) -> Option<Instant> {
+        let keep_alive = self.keep_alive.map(|span| self.last_heard + span);
+        let holding = self.holding.as_ref().map(|holding| holding.until);
+        keep_alive.into_iter().chain(holding).min()
+    }
+
+    fn is_silent(&self) -> Option<Ending> {
+        let keep_alive = self.keep_alive?;
+        (self.last_heard.elapsed() >= keep_alive).then(|| {
+            let why = format!("nothing heard for {keep_alive:?}, 1.5 times the keep alive");
+            Ending::Fault(Reason::KEEP_ALIVE_TIMEOUT, why)
+        })
+    }
+
+    /// Handles the packets that have arrived, unless an acknowledgement waits.
+    fn take_packets(&mut self) -> Result<(), Ending> {
+        loop {
+            if !self.settle(Instant::now()) {
+                return Ok(());
+            }
+            match self.wire.decode() {
+                Ok(Some(packet)) => self.handle(packet)?,
+                Ok(None) => return Ok(()),
+                Err(error) => return Err(fault(&error)),
+            }
+        }
+    }
+
+    /// Whether nothing is held, or no longer.
+    fn settle(&mut self, now: Instant) -> bool {
+        let Some(holding) = &mut self.holding else {
+            return true;
+        };
+        holding.held.retain(|held| !held.try_push(now));
+        if now >= holding.until {
+            for held in holding.held.drain(..) {
+                held.evict();
+            }
+        }
+        if !holding.held.is_empty() {
+            let waker = Waker::from(Arc::clone(&self.bell));
+            holding.held.iter().for_each(|held| held.register(&waker));
+            return false;
+        }
+        if let Some(ack) = self.holding.take().and_then(|holding| holding.ack) {
+            self.wire.queue(&Outgoing::PubAck(ack));
+        }
+        true
+    }
+
+    fn handle(&mut self, packet: Incoming) -> Result<(), Ending> {
+        match packet {
+            Incoming::Publish(publish) => self.publish(publish)?,
+            Incoming::PubAck(ack) => {
+                self.session.acknowledge(ack.packet_id.get());
+            }
+            Incoming::Subscribe(subscribe) => self.subscribe(&subscribe),
+            Incoming::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
+            Incoming::PingReq => {
+                self.wire.shrink();
+                self.wire.queue(&Outgoing::PingResp);
+            }
+            Incoming::Disconnect(disconnect) => return Err(Ending::Disconnected(disconnect)),
+            // QoS 2 is not offered, so no such id is known.
+            Incoming::PubRec(ack) => self.wire.queue(&Outgoing::PubRel(unknown(ack))),
+            Incoming::PubRel(ack) => self.wire.queue(&Outgoing::PubComp(unknown(ack))),
+            Incoming::PubComp(_) => {}
+            Incoming::Connect(_) => {
+                let why = "a second CONNECT".to_owned();
+                return Err(Ending::Fault(Reason::PROTOCOL_ERROR, why));
+            }
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
+        let now = Instant::now();
+        if publish.qos == Qos::ExactlyOnce {
+            let why = "QoS 2 is not offered: publish with QoS 0 or 1".to_owned();
+            return Err(Ending::Fault(Reason::QOS_NOT_SUPPORTED, why));
+        }
+        if publish.topic_alias.is_some() {
+            let why = "topic aliases are not offered".to_owned();
+            return Err(Ending::Fault(Reason::TOPIC_ALIAS_INVALID, why));
+        }
+        let topic = self.mount.full(&publish.topic);
+        let limit = self.shared.settings.topic;
+        let valid = validate_topic(&publish.topic, limit).and_then(|()| validate_topic(&topic, limit));
+        let taken = match valid {
+            Err(error @ (TopicError::TooLong { .. } | TopicError::TooManyLevels(_))) => {
+                self.shared.intake.tell(&self.principal, &format!("publish refused: {error}"), now);
+                Taken::refused(Reason::TOPIC_NAME_INVALID)
+            }
+            Err(error) => return Err(Ending::Fault(Reason::TOPIC_NAME_INVALID, error.to_string())),
+            Ok(()) => {
+                let message = Message {
+                    topic: topic.into(),
+                    payload: publish.payload,
+                    qos: broker_qos(publish.qos),
+                    retain: publish.retain,
+                    properties: message_properties(&publish.properties, &self.mount),
+                };
+                let from = Some(&self.session);
+                self.shared.intake.take(&self.principal, from, message, &publish.topic, now)
+            }
+        };
+        let ack = publish.packet_id.map(|packet_id| Ack {
+            packet_id,
+            reason: taken.reason,
+        });
+        // 3.1.1 cannot be told that a write was not taken because pinhook
+        // stops, but without an acknowledgement it sends it again later.
+        let is_lost = taken.reason == Reason::IMPLEMENTATION_SPECIFIC_ERROR;
+        let ack = ack.filter(|_| !(is_lost && self.version == Version::V311));
+        self.holding = Some(Holding {
+            ack,
+            held: taken.held,
+            until: now + STALL,
+        });
+        Ok(())
+    }
+
+    fn subscribe(&mut self, subscribe: &Subscribe) {
+        let now = Instant::now();
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        for wish in &subscribe.filters {
+            let filter = self.mount.full_filter(&wish.filter);
+            let limit = self.shared.settings.topic;
+            if validate_filter(&wish.filter, limit).and(validate_filter(&filter, limit)).is_err() {
+                reasons.push(Reason::TOPIC_FILTER_INVALID);
+                continue;
+            }
+            if let Err(refusal) = self.principal.may_subscribe(&filter) {
+                let line = format!("subscribe to {} refused: {refusal}", wish.filter);
+                self.shared.intake.tell(&self.principal, &line, now);
+                reasons.push(Reason::NOT_AUTHORIZED);
+                continue;
+            }
+            let subscription = Subscription {
+                filter: filter.into(),
+                qos: broker_qos(wish.qos),
+                no_local: wish.no_local,
+                retain_as_published: wish.retain_as_published,
+                retain_handling: match wish.retain_handling {
+                    RetainHandling::EverySubscribe => broker::RetainHandling::Always,
+                    RetainHandling::NewSubscription => broker::RetainHandling::IfNew,
+                    RetainHandling::Never => broker::RetainHandling::Never,
+                },
+                id: subscribe.id.map(NonZeroU32::get),
+            };
+            let broker = &self.shared.intake.broker;
+            let granted = broker.subscribe(&self.session, &[subscription], now);
+            reasons.extend(granted.into_iter().map(granted_reason));
+        }
+        self.wire.queue(&Outgoing::SubAck {
+            packet_id: subscribe.packet_id,
+            reasons: &reasons,
+        });
+    }
+
+    fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) {
+        let filters = unsubscribe.filters.iter();
+        let filters: Vec<_> = filters.map(|filter| self.mount.full_filter(filter)).collect();
+        let found = self.shared.intake.broker.unsubscribe(&self.session, &filters);
+        let reasons: Vec<_> = found
+            .into_iter()
+            .map(|was_there| match was_there {
+                true => Reason::SUCCESS,
+                false => Reason::NO_SUBSCRIPTION_EXISTED,
+            })
+            .collect();
+        self.wire.queue(&Outgoing::UnsubAck {
+            packet_id: unsubscribe.packet_id,
+            reasons: &reasons,
+        });
+    }
+
+    /// Takes messages from the session while there is room for them.
+    fn fill(&mut self) -> Result<(), Ending> {
+        while self.wire.outbox.len() < HIGH_WATER {
+            match self.session.next(Instant::now()) {
+                Next::Message(outgoing) => self.send(&outgoing),
+                Next::Idle => return Ok(()),
+                Next::Closed(cause) => return Err(Ending::Closed(cause)),
+            }
+        }
+        match self.session.closed() {
+            Some(cause) => Err(Ending::Closed(cause)),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&mut self, outgoing: &broker::Outgoing) {
+        let Some(topic) = self.mount.local(&outgoing.message.topic) else {
+            return;
+        };
+        let properties = wire::properties(outgoing, &self.mount);
+        if !self.wire.try_queue(&packet_publish(outgoing, topic, &properties)) {
+            let line = format!("a message on {topic} is larger than this client takes");
+            self.session.discard(outgoing);
+            self.shared.intake.tell(&self.principal, &line, Instant::now());
+        }
+    }
+
+    /// Says the last words, ends the session and publishes the will.
+    async fn end(mut self, ending: Ending) {
+        let (end, goodbye) = match &ending {
+            Ending::Disconnected(disconnect) if disconnect.reason == Reason::SUCCESS => {
+                (End::Normal, None)
+            }
+            Ending::Disconnected(_) => (End::WithWill, None),
+            Ending::Broken => (End::Lost, None),
+            Ending::Fault(reason, why) => (End::Lost, Some((*reason, why.as_str()))),
+            Ending::Closed(Cause::TakenOver) => {
+                let why = "the same client id has connected again";
+                (End::Lost, Some((Reason::SESSION_TAKEN_OVER, why)))
+            }
+            Ending::Closed(Cause::Stalled) => {
+                let why = "the client does not read what it subscribed to";
+                (End::Lost, Some((Reason::QUOTA_EXCEEDED, why)))
+            }
+            Ending::Goodbye => {
+                let _ = self.fill();
+                (End::Normal, Some((Reason::SERVER_SHUTTING_DOWN, "pinhook stops")))
+            }
+        };
+        let login = self.principal.login();
+        match (&ending, &goodbye) {
+            (Ending::Fault(..) | Ending::Closed(Cause::Stalled), Some((reason, why))) => {
+                tracing::warn!(login, %reason, "connection closed: {why}");
+            }
+            (_, Some((_, why))) => tracing::info!(login, "disconnected: {why}"),
+            (_, None) => tracing::info!(login, "disconnected"),
+        }
+        let will = self.shared.intake.broker.close(&self.session, end, Instant::now());
+        if let Some(will) = will {
+            publish_will(&self.shared, &self.principal, &self.session, will);
+        }
+        if let Some((reason, why)) = goodbye {
+            self.wire.queue(&Outgoing::Disconnect {
+                reason,
+                reason_string: Some(why),
+            });
+        }
+        let _ = timeout(GOODBYE_TIME, self.wire.close()).await;
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A will takes the way of every message: it may be a write to a pin.
+fn publish_will(shared: &Shared, principal: &Principal, session: &Session, will: Will) {
+    let topic = Arc::clone(&will.message.topic);
+    let now = Instant::now();
+    shared.intake.take(principal, Some(session), will.message, &topic, now);
+}
+
+fn unknown(ack: Ack) -> Ack {
+    Ack {
+        reason: Reason::PACKET_IDENTIFIER_NOT_FOUND,
+        ..ack
+    }
+}
+
+fn fault(error: &DecodeError) -> Ending {
+    Ending::Fault(error.reason(), error.to_string())
+}
+
+fn granted_reason(granted: Result<QoS, SubscribeError>) -> Reason {
+    match granted {
+        Ok(QoS::AtMostOnce) => Reason::granted(Qos::AtMostOnce),
+        Ok(_) => Reason::granted(Qos::AtLeastOnce),
+        Err(SubscribeError::Filter(_)) => Reason::TOPIC_FILTER_INVALID,
+        Err(SubscribeError::Shared) => Reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
+        Err(SubscribeError::TooMany { .. }) => Reason::QUOTA_EXCEEDED,
+        Err(SubscribeError::Closed) => Reason::UNSPECIFIED_ERROR,
+    }
+}
+
+fn broker_qos(qos: Qos) -> QoS {
+    match qos {
+        Qos::AtMostOnce => QoS::AtMostOnce,
+        Qos::AtLeastOnce => QoS::AtLeastOnce,
+        Qos::ExactlyOnce => QoS::ExactlyOnce,
+    }
+}

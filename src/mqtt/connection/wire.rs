@@ -1,0 +1,179 @@
+//! A client's stream with its codec and buffers, and messages as packets.
+
+use std::borrow::Cow;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+
+use super::super::codec::{Codec, DecodeError};
+use super::super::mount::Mount;
+use super::super::packet::{
+    ConnAck, Connect, Incoming, Outgoing, OutgoingPublish, OutgoingQos, Properties, Reason,
+};
+use crate::broker;
+use std::sync::Arc;
+
+/// Least room for a read: most packets of devices fit.
+const READ_ROOM: usize = 512;
+
+/// A buffer that has grown beyond this is given back when it is empty.
+const KEPT: usize = 4 * 1024;
+
+/// The stream of one client.
+pub(super) struct Wire<S> {
+    pub reader: ReadHalf<S>,
+    pub writer: WriteHalf<S>,
+    /// What was read and not yet decoded.
+    pub inbox: BytesMut,
+    /// What was encoded and not yet written.
+    pub outbox: BytesMut,
+    codec: Codec,
+}
+
+impl<S: AsyncRead + AsyncWrite> Wire<S> {
+    pub fn new(stream: S, max_packet: usize) -> Wire<S> {
+        let (reader, writer) = tokio::io::split(stream);
+        Wire {
+            reader,
+            writer,
+            inbox: BytesMut::with_capacity(READ_ROOM),
+            outbox: BytesMut::new(),
+            codec: Codec::new(max_packet),
+        }
+    }
+
+    /// Reads the first packet, which the codec lets be nothing but a CONNECT.
+    /// `None`: the connection broke.
+    pub async fn first(&mut self) -> Result<Option<Box<Connect>>, DecodeError> {
+        loop {
+            match self.decode()? {
+                Some(Incoming::Connect(connect)) => return Ok(Some(connect)),
+                Some(_) => return Ok(None),
+                None => {}
+            }
+            if !matches!(self.reader.read_buf(&mut self.inbox).await, Ok(1..)) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes the next whole packet out of what was read.
+    pub fn decode(&mut self) -> Result<Option<Incoming>, DecodeError> {
+        let decoded = self.codec.decode(&mut self.inbox);
+        if let Ok(None) = decoded {
+            // A packet that is larger than the room so far makes it double.
+            self.inbox.reserve(READ_ROOM.max(self.inbox.len()));
+        }
+        decoded
+    }
+
+    /// Appends a packet to what is to be written.
+    pub fn queue(&mut self, packet: &Outgoing<'_>) {
+        // What is too large for the client is left out: the codec has shortened
+        // already what it could.
+        self.try_queue(packet);
+    }
+
+    /// Like [`queue`](Self::queue); says whether the client takes a packet of that size.
+    pub fn try_queue(&mut self, packet: &Outgoing<'_>) -> bool {
+        self.codec.encode(packet, &mut self.outbox).is_ok()
+    }
+
+    /// Forgets what was written.
+    pub fn written(&mut self, bytes: usize) {
+        self.outbox.advance(bytes);
+        if self.outbox.is_empty() && self.outbox.capacity() > KEPT {
+            self.outbox = BytesMut::new();
+        }
+    }
+
+    /// Gives back what grew: the client has nothing to say for now.
+    pub fn shrink(&mut self) {
+        if self.inbox.is_empty() && self.inbox.capacity() > KEPT {
+            self.inbox = BytesMut::with_capacity(READ_ROOM);
+        }
+    }
+
+    /// Refuses the client: with CONNACK, which is all it can understand now.
+    pub async fn refuse(mut self, reason: Reason, why: &str) {
+        self.queue(&Outgoing::ConnAck(ConnAck {
+            reason_string: Some(why),
+            ..ConnAck::new(reason)
+        }));
+        let _ = tokio::time::timeout(super::GOODBYE_TIME, self.close()).await;
+    }
+
+    /// Writes what is to be written and closes.
+    pub async fn close(&mut self) {
+        if self.writer.write_all(&self.outbox).await.is_ok() {
+            let _ = self.writer.shutdown().await;
+        }
+    }
+}
+
+/// The properties of a packet as the broker keeps them.
+pub(super) fn message_properties(
+    properties: &Properties,
+    mount: &Mount,
+) -> Option<Arc<broker::Properties>> {
+    if *properties == Properties::default() {
+        return None;
+    }
+    let response_topic = properties.response_topic.as_deref();
+    Some(Arc::new(broker::Properties {
+        payload_format: properties.payload_is_text.map(u8::from),
+        content_type: properties.content_type.clone(),
+        response_topic: response_topic.map(|topic| mount.full(topic).into_owned()),
+        correlation_data: properties.correlation_data.clone(),
+        user_properties: properties.user.clone(),
+        expiry: properties.message_expiry,
+    }))
+}
+
+/// The properties of a message as its packet carries them. A response topic
+/// outside the client's mount is left out (product.md §3.1).
+pub(super) fn properties(outgoing: &broker::Outgoing, mount: &Mount) -> Cow<'static, Properties> {
+    static NONE: Properties = Properties {
+        payload_is_text: None,
+        message_expiry: None,
+        content_type: None,
+        response_topic: None,
+        correlation_data: None,
+        user: Vec::new(),
+    };
+    let Some(properties) = &outgoing.message.properties else {
+        return Cow::Borrowed(&NONE);
+    };
+    let response_topic = properties.response_topic.as_deref();
+    Cow::Owned(Properties {
+        payload_is_text: properties.payload_format.map(|format| format == 1),
+        message_expiry: outgoing.expiry,
+        content_type: properties.content_type.clone(),
+        response_topic: response_topic.and_then(|topic| mount.local(topic)).map(str::to_owned),
+        correlation_data: properties.correlation_data.clone(),
+        user: properties.user_properties.clone(),
+    })
+}
+
+/// A message as a packet.
+pub(super) fn packet_publish<'a>(
+    outgoing: &'a broker::Outgoing,
+    topic: &'a str,
+    properties: &'a Properties,
+) -> Outgoing<'a> {
+    let qos = match (outgoing.qos, outgoing.packet_id) {
+        (broker::QoS::ExactlyOnce, Some(id)) => OutgoingQos::ExactlyOnce(id),
+        (broker::QoS::AtLeastOnce, Some(id)) => OutgoingQos::AtLeastOnce(id),
+        _ => OutgoingQos::AtMostOnce,
+    };
+    Outgoing::Publish(OutgoingPublish {
+        dup: false,
+        qos,
+        retain: outgoing.retain,
+        topic,
+        topic_alias: None,
+        payload: &outgoing.message.payload,
+        properties,
+        subscription_ids: &outgoing.subscription_ids,
+    })
+}

@@ -1,0 +1,201 @@
+//! What becomes of a published message: permission, meaning, and the way to
+//! everybody else. PUBLISH and wills go through here alike.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+
+use super::packet::Reason;
+use super::pins::{self, Inbound};
+use super::publish_own;
+use crate::access::Principal;
+use crate::broker::{Broker, Held, Message, RetainRefused, Session};
+use crate::hub::{Hub, WriteError};
+use crate::model::{DeviceName, Write};
+
+/// Where published messages go.
+pub(super) struct Intake {
+    pub hub: Hub,
+    pub broker: Broker,
+    /// Devices whose retained writes were noted in the log.
+    noted: Mutex<HashSet<DeviceName>>,
+}
+
+/// What became of a message.
+pub(super) struct Taken {
+    /// For the acknowledgement; 3.1.1 has none and acknowledges anyway (MQTT-3.3.5-2).
+    pub reason: Reason,
+    /// Subscribers whose queues are full: the acknowledgement waits for them.
+    pub held: Vec<Held>,
+}
+
+impl Taken {
+    /// Refused, or taken without anybody else to pass it on to.
+    pub fn refused(reason: Reason) -> Taken {
+        Taken {
+            reason,
+            held: Vec::new(),
+        }
+    }
+}
+
+impl Intake {
+    /// Takes messages to these.
+    pub fn new(hub: Hub, broker: Broker) -> Intake {
+        Intake {
+            hub,
+            broker,
+            noted: Mutex::default(),
+        }
+    }
+
+    /// Takes a message with its full name; `shown` is the topic as the client
+    /// said it, for what it is told.
+    pub fn take(
+        &self,
+        principal: &Principal,
+        from: Option<&Session>,
+        mut message: Message,
+        shown: &str,
+        now: Instant,
+    ) -> Taken {
+        if let Err(refusal) = principal.may_publish(&message.topic) {
+            self.tell(principal, &format!("publish on {shown} refused: {refusal}"), now);
+            return Taken::refused(Reason::NOT_AUTHORIZED);
+        }
+        match self.meaning(&message, principal, now) {
+            Ok(None) => {}
+            Ok(Some(reason)) if reason.is_error() => return Taken::refused(reason),
+            // A write is an event; what is retained is `state/`.
+            Ok(Some(_)) => message.retain = false,
+            Err(reason) => return Taken::refused(reason),
+        }
+        // A payload that is kept must not pin the read buffer it is a slice of.
+        if !message.retain && !self.broker.has_subscribers(&message.topic) {
+            return Taken::refused(Reason::SUCCESS);
+        }
+        message.payload = Bytes::copy_from_slice(&message.payload);
+        let published = self.broker.publish(from, message, now);
+        let reason = match published.retained {
+            Ok(()) => Reason::SUCCESS,
+            Err(refused) => {
+                self.tell(principal, &retain_line(shown, refused), now);
+                Reason::QUOTA_EXCEEDED
+            }
+        };
+        Taken {
+            reason,
+            held: published.held,
+        }
+    }
+
+    /// Does what the message asks of pinhook. `None`: it is an ordinary message.
+    fn meaning(
+        &self,
+        message: &Message,
+        principal: &Principal,
+        now: Instant,
+    ) -> Result<Option<Reason>, Reason> {
+        let topic = &*message.topic;
+        if let Some(inbound) = pins::read_bridge(topic, &message.payload) {
+            self.resume(inbound);
+            return Ok(Some(Reason::SUCCESS));
+        }
+        let Some((name, rest)) = pins::device_of(topic) else {
+            return Ok(None);
+        };
+        let Some(device) = self.hub.device(name) else {
+            return Ok(None);
+        };
+        match pins::read(&device, rest, &message.payload) {
+            Ok(None) => Ok(None),
+            Ok(Some(inbound)) => {
+                if message.retain && !message.payload.is_empty() {
+                    self.note_retained(principal, &device.name, rest);
+                }
+                Ok(Some(self.carry_out(&device.name, inbound, now)))
+            }
+            Err(misread) => {
+                self.hub.diag(&device.name, &misread.to_string(), now);
+                Err(match misread {
+                    pins::Misread::NotText(_) | pins::Misread::Batch(_) => {
+                        Reason::PAYLOAD_FORMAT_INVALID
+                    }
+                    pins::Misread::NoPin { .. } | pins::Misread::NoSuchTopic(_) => {
+                        Reason::TOPIC_NAME_INVALID
+                    }
+                })
+            }
+        }
+    }
+
+    fn carry_out(&self, device: &DeviceName, inbound: Inbound, now: Instant) -> Reason {
+        match inbound {
+            Inbound::Writes(source, writes) => {
+                let mut reason = Reason::SUCCESS;
+                for (pin, value) in writes {
+                    let write = Write {
+                        device: device.clone(),
+                        pin,
+                        value,
+                        source,
+                        at: SystemTime::now(),
+                    };
+                    if let Err(error) = self.hub.write(write, now) {
+                        reason = refusal(&error);
+                    }
+                }
+                reason
+            }
+            Inbound::Get(pins) => {
+                self.hub.answer(device, pins.as_deref());
+                Reason::SUCCESS
+            }
+            Inbound::Resume(_) => Reason::SUCCESS,
+        }
+    }
+
+    fn resume(&self, inbound: Inbound) {
+        if let Inbound::Resume(webhook) = inbound {
+            let result = self.hub.resume(&webhook);
+            let json = pins::resume_json(&webhook, &result);
+            publish_own(&self.broker, pins::topic::resume_response(), json.into(), false);
+        }
+    }
+
+    /// Tells a device that something it did was refused. A user of MQTT 5 hears
+    /// it by the reason; what a user of 3.1.1 did stands in the log.
+    pub fn tell(&self, principal: &Principal, line: &str, now: Instant) {
+        match principal {
+            Principal::Device { login, .. } => self.hub.diag(&login.device.name, line, now),
+            Principal::User(user) => tracing::warn!(user = %user.name, "{line}"),
+        }
+    }
+
+    fn note_retained(&self, principal: &Principal, device: &DeviceName, topic: &str) {
+        let mut noted = self.noted.lock().expect("no panic under this lock");
+        if noted.insert(device.clone()) {
+            let login = principal.login();
+            tracing::info!(
+                %device,
+                login,
+                "{topic} was published with the retain flag, which a write does not keep; \
+                 subscribe to state/ for the current value"
+            );
+        }
+    }
+}
+
+fn refusal(error: &WriteError) -> Reason {
+    match error {
+        WriteError::TooMany(_) | WriteError::TooLong { .. } => Reason::QUOTA_EXCEEDED,
+        WriteError::UnknownDevice(_) => Reason::TOPIC_NAME_INVALID,
+        WriteError::Stopping => Reason::IMPLEMENTATION_SPECIFIC_ERROR,
+    }
+}
+
+fn retain_line(topic: &str, refused: RetainRefused) -> String {
+    format!("the message on {topic} was passed on but not retained: {refused}")
+}

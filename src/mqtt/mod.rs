@@ -1,0 +1,145 @@
+//! MQTT: the wire and the meaning. Clients of 3.1.1 and 5 on one port, a broker
+//! for their messages, and pinhook's topics (product.md §3).
+
+pub mod codec;
+mod connection;
+mod intake;
+mod mount;
+mod observer;
+mod packet;
+mod pins;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::Access;
+use crate::broker::{Broker, Message, QoS};
+use crate::hub::{Downlink, Hub, What};
+use crate::model::bucket::Bucket;
+use crate::model::mask::Mask;
+use crate::net::Accepted;
+use intake::Intake;
+
+/// What the front end is told by the configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Largest packet that is taken, in bytes, header included.
+    pub packet: usize,
+    /// Longest topic, in bytes.
+    pub topic: usize,
+}
+
+/// The MQTT front end; cheap to clone.
+#[derive(Clone)]
+pub struct Mqtt {
+    shared: Arc<Shared>,
+    connections: TaskTracker,
+    goodbye: CancellationToken,
+}
+
+/// What all connections share.
+struct Shared {
+    settings: Settings,
+    access: Access,
+    intake: Intake,
+    /// For user names in the log: a token may have been typed as one.
+    mask: Mask,
+    logged: Mutex<Bucket>,
+}
+
+/// Refused logins a second that are logged, so that a guesser cannot fill the disk.
+const LOGGED_REFUSALS: u32 = 2;
+
+impl Shared {
+    fn log_refused_login(&self, name: Option<&str>, peer: SocketAddr) {
+        let mut logged = self.logged.lock().expect("no panic under this lock");
+        if !logged.take(Instant::now()) {
+            return;
+        }
+        match name {
+            Some(name) => {
+                let name = self.mask.apply(name);
+                tracing::warn!(%peer, user = ?name, "login refused: wrong user name, password or token");
+            }
+            None => tracing::warn!(%peer, "login refused: no user name and password were sent"),
+        }
+    }
+}
+
+impl Mqtt {
+    /// A front end for `hub`, which sends downlinks through `broker` from here on.
+    pub fn new(hub: Hub, broker: Broker, access: Access, mask: Mask, settings: Settings) -> Mqtt {
+        let downlinks = broker.clone();
+        hub.set_sink(Box::new(move |downlink| publish_downlink(&downlinks, downlink)));
+        Mqtt {
+            shared: Arc::new(Shared {
+                settings,
+                access,
+                intake: Intake::new(hub, broker),
+                mask,
+                logged: Mutex::new(Bucket::new(LOGGED_REFUSALS)),
+            }),
+            connections: TaskTracker::new(),
+            goodbye: CancellationToken::new(),
+        }
+    }
+
+    /// Serves a connection in a task of its own: a panic there ends that
+    /// connection and nothing else.
+    pub fn serve(&self, accepted: Accepted) {
+        let serving = connection::serve(
+            accepted.stream,
+            accepted.peer,
+            Arc::clone(&self.shared),
+            self.goodbye.clone(),
+        );
+        let place = accepted.place;
+        self.connections.spawn(async move {
+            serving.await;
+            drop(place);
+        });
+    }
+
+    /// Publishes what the hub has to tell until `stop`, and then `offline`.
+    pub async fn observe(&self, stop: CancellationToken) {
+        let Intake { hub, broker, .. } = &self.shared.intake;
+        observer::run(hub, broker, stop).await;
+    }
+
+    /// Says goodbye to every client and waits until all are gone.
+    pub async fn close(&self) {
+        self.goodbye.cancel();
+        self.connections.close();
+        self.connections.wait().await;
+    }
+}
+
+/// Called while the hub is locked, so it only hands the message to the broker.
+fn publish_downlink(broker: &Broker, downlink: Downlink) {
+    let Downlink { device, what } = downlink;
+    let (topic, payload) = match what {
+        What::Value(pin, value) => (
+            pins::topic::downlink(&device, pin),
+            Bytes::copy_from_slice(value.as_wire().as_bytes()),
+        ),
+        What::Diag(line) => (pins::topic::diag(&device.name), Bytes::from(line)),
+    };
+    publish_own(broker, topic, payload, false);
+}
+
+/// Publishes a message of pinhook's own.
+fn publish_own(broker: &Broker, topic: String, payload: Bytes, retain: bool) {
+    let message = Message {
+        topic: topic.into(),
+        payload,
+        qos: QoS::AtLeastOnce,
+        retain,
+        properties: None,
+    };
+    broker.publish(None, message, Instant::now());
+}

@@ -1,0 +1,358 @@
+//! Topics and what they mean: product.md §3.2 in both directions. Knows full
+//! names, and no broker.
+
+use crate::access::BASE;
+use crate::hub::{Report, WebhookState};
+use crate::model::gate::State;
+use crate::model::webhook::Trigger;
+use crate::model::{Device, DeviceName, Pin, PinValue, Source, WebhookName};
+
+/// What a published message asks of pinhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inbound {
+    /// Writes to pins of the device, in order.
+    Writes(Source, Vec<(Pin, PinValue)>),
+    /// `get/ds`: the values of these pins, or of all.
+    Get(Option<Vec<Pin>>),
+    /// `bridge/request/resume`: the name of a webhook.
+    Resume(String),
+}
+
+/// Why a message to one of pinhook's topics cannot be understood. The texts are
+/// for `downlink/diag`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misread {
+    /// The device has no such pin.
+    #[error("{topic}: `{level}` is no pin: expected V, D or A and 0 to 255, or a configured name")]
+    NoPin {
+        /// The topic, below the device.
+        topic: String,
+        /// What stands where the pin should.
+        level: String,
+    },
+    /// A topic of a kind that does not exist.
+    #[error("{0}: expected ds/PIN, set/PIN or get/ds")]
+    NoSuchTopic(String),
+    /// Text was expected.
+    #[error("{0}: the value is not valid UTF-8")]
+    NotText(String),
+    /// `batch_ds` needs an object.
+    #[error("batch_ds: {0}; expected a JSON object as in {{\"V1\": 21.5, \"V2\": \"on\"}}")]
+    Batch(String),
+}
+
+/// Splits a full name into device and the rest, if it lies in a device's subtree.
+pub fn device_of(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(BASE)?.strip_prefix('/')?.split_once('/')
+}
+
+/// What a message on `rest`, below `device`, asks for; `None` for an ordinary message.
+///
+/// # Errors
+///
+/// When the topic is one of pinhook's and topic or payload is not as it must be.
+pub fn read(device: &Device, rest: &str, payload: &[u8]) -> Result<Option<Inbound>, Misread> {
+    let (first, level) = rest.split_once('/').unwrap_or((rest, ""));
+    let inbound = match first {
+        "ds" => write(device, rest, level, payload, Source::Hardware)?,
+        "set" => write(device, rest, level, payload, Source::App)?,
+        "batch_ds" if level.is_empty() => batch(device, payload)?,
+        "get" => get(device, rest, level, payload)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(inbound))
+}
+
+/// What a message on `name`, below `bridge`, asks for.
+pub fn read_bridge(name: &str, payload: &[u8]) -> Option<Inbound> {
+    let rest = name.strip_prefix(BASE)?.strip_prefix("/bridge/request/")?;
+    (rest == "resume").then(|| {
+        let webhook = String::from_utf8_lossy(payload);
+        Inbound::Resume(webhook.trim().to_owned())
+    })
+}
+
+fn write(
+    device: &Device,
+    topic: &str,
+    level: &str,
+    payload: &[u8],
+    source: Source,
+) -> Result<Inbound, Misread> {
+    let pin = pin(device, topic, level)?;
+    let text = text(topic, payload)?;
+    Ok(Inbound::Writes(source, vec![(pin, PinValue::from(text))]))
+}
+
+fn pin(device: &Device, topic: &str, level: &str) -> Result<Pin, Misread> {
+    device.pin(level).ok_or_else(|| match level.is_empty() {
+        true => Misread::NoSuchTopic(shown(topic)),
+        false => Misread::NoPin {
+            topic: shown(topic),
+            level: shown(level),
+        },
+    })
+}
+
+fn text<'a>(topic: &str, payload: &'a [u8]) -> Result<&'a str, Misread> {
+    std::str::from_utf8(payload).map_err(|_| Misread::NotText(shown(topic)))
+}
+
+fn get(device: &Device, topic: &str, level: &str, payload: &[u8]) -> Result<Inbound, Misread> {
+    match level {
+        "ds/all" => Ok(Inbound::Get(None)),
+        "ds" => {
+            let names = text(topic, payload)?.split(',').map(str::trim);
+            let pins: Result<Vec<_>, _> = names.map(|name| pin(device, topic, name)).collect();
+            Ok(Inbound::Get(Some(pins?)))
+        }
+        _ => Err(Misread::NoSuchTopic(shown(topic))),
+    }
+}
+
+fn batch(device: &Device, payload: &[u8]) -> Result<Inbound, Misread> {
+    use serde_json::Value;
+    let json = serde_json::from_slice(payload).map_err(|e| Misread::Batch(e.to_string()))?;
+    let Value::Object(entries) = json else {
+        return Err(Misread::Batch("that is no object".to_owned()));
+    };
+    let mut writes = Vec::with_capacity(entries.len());
+    for (name, value) in entries {
+        let value = match &value {
+            Value::Array(items) => {
+                let texts: Option<Vec<_>> = items.iter().map(scalar).collect();
+                texts.map(PinValue::from_texts)
+            }
+            other => scalar(other).map(|text| PinValue::from_texts([text])),
+        };
+        let refuse = || Misread::Batch(format!("the value of `{}` is no text, number or list of them", shown(&name)));
+        let value = value.ok_or_else(refuse)?;
+        writes.push((pin(device, "batch_ds", &name)?, value));
+    }
+    Ok(Inbound::Writes(Source::Hardware, writes))
+}
+
+/// The text of a JSON string, number or boolean.
+fn scalar(value: &serde_json::Value) -> Option<String> {
+    match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Number(number) => Some(number.to_string()),
+        serde_json::Value::Bool(truth) => Some(truth.to_string()),
+        _ => None,
+    }
+}
+
+/// A text of somebody else's, short enough for a line.
+fn shown(text: &str) -> String {
+    const MAX: usize = 60;
+    match text.char_indices().nth(MAX) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// The topics that pinhook publishes.
+pub mod topic {
+    use super::*;
+
+    /// `downlink/ds/P`: a value for the device.
+    pub fn downlink(device: &Device, pin: Pin) -> String {
+        format!("{BASE}/{}/downlink/ds/{}", device.name, device.topic_level(pin))
+    }
+
+    /// `downlink/diag`: a line for the device.
+    pub fn diag(device: &DeviceName) -> String {
+        format!("{BASE}/{device}/downlink/diag")
+    }
+
+    /// `state/P`: the value of a pin.
+    pub fn state(device: &Device, pin: Pin) -> String {
+        format!("{BASE}/{}/state/{}", device.name, device.topic_level(pin))
+    }
+
+    /// `status`: whether the device is connected.
+    pub fn status(device: &DeviceName) -> String {
+        format!("{BASE}/{device}/status")
+    }
+
+    /// `webhook/NAME`: a delivery that ended.
+    pub fn report(device: &DeviceName, webhook: &WebhookName) -> String {
+        format!("{BASE}/{device}/webhook/{webhook}")
+    }
+
+    /// `bridge/webhooks/NAME`: the state of a webhook.
+    pub fn webhook(webhook: &WebhookName) -> String {
+        format!("{BASE}/bridge/webhooks/{webhook}")
+    }
+
+    /// `bridge/state`: whether pinhook runs.
+    pub fn bridge_state() -> String {
+        format!("{BASE}/bridge/state")
+    }
+
+    /// `bridge/response/resume`: the answer to a request to resume.
+    pub fn resume_response() -> String {
+        format!("{BASE}/bridge/response/resume")
+    }
+}
+
+/// The payload of `webhook/NAME`.
+pub fn report_json(report: &Report) -> String {
+    let Trigger::Pin(pin) = &report.trigger;
+    serde_json::json!({
+        "id": report.id.to_string(),
+        "outcome": report.outcome.as_str(),
+        "status": report.status,
+        "ms": report.elapsed.as_millis() as u64,
+        "bytes": report.bytes,
+        "pin": pin.to_string(),
+        "attempts": report.attempts,
+        "error": report.error,
+    })
+    .to_string()
+}
+
+/// The payload of `bridge/webhooks/NAME`.
+pub fn webhook_json(state: &WebhookState) -> String {
+    let time = |time| jiff::Timestamp::try_from(time).ok().map(shown_time);
+    serde_json::json!({
+        "state": match state.state {
+            State::Ready => "ready",
+            State::Stopped { .. } => "stopped",
+        },
+        "failures": state.failures,
+        "last_status": state.last_status,
+        "since": time(state.since),
+        "next_probe": state.next_probe.and_then(time),
+    })
+    .to_string()
+}
+
+fn shown_time(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The payload of `bridge/response/resume`.
+pub fn resume_json(webhook: &str, result: &Result<bool, Vec<WebhookName>>) -> String {
+    let error = match result {
+        Ok(_) => None,
+        Err(known) => {
+            let known: Vec<_> = known.iter().map(WebhookName::as_str).collect();
+            let known = known.join(", ");
+            Some(format!("there is no webhook of that name; there are: {known}"))
+        }
+    };
+    serde_json::json!({
+        "webhook": shown(webhook),
+        "ok": error.is_none(),
+        "error": error,
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn device(names_in_topics: bool) -> Device {
+        Device {
+            name: "porch".parse().unwrap(),
+            token: "sixteen-letters-".parse().unwrap(),
+            vars: BTreeMap::new(),
+            pin_names: BTreeMap::from([("V6".parse().unwrap(), "soil moisture".to_owned())]),
+            names_in_topics,
+        }
+    }
+
+    fn writes(source: Source, list: &[(&str, &str)]) -> Option<Inbound> {
+        let one = |(pin, value): &(&str, &str)| (pin.parse().unwrap(), PinValue::from(*value));
+        Some(Inbound::Writes(source, list.iter().map(one).collect()))
+    }
+
+    #[test]
+    fn what_topics_mean() {
+        let (hardware, app) = (Source::Hardware, Source::App);
+        let pins = |list: &[&str]| Some(list.iter().map(|pin| pin.parse().unwrap()).collect());
+        for (topic, payload, meaning) in [
+            ("ds/V5", "21.5", writes(hardware, &[("V5", "21.5")])),
+            ("ds/v5", "", writes(hardware, &[("V5", "")])),
+            ("ds/D13", "1", writes(hardware, &[("D13", "1")])),
+            ("ds/soil moisture", "3", writes(hardware, &[("V6", "3")])),
+            ("ds/V5", "1\x002", writes(hardware, &[("V5", "1\x002")])),
+            ("set/V5", "on", writes(app, &[("V5", "on")])),
+            (
+                "batch_ds",
+                r#"{"V2": 1, "V1": "x", "A0": true, "soil moisture": [1, "b"], "V3": 1.50}"#,
+                writes(hardware, &[("V2", "1"), ("V1", "x"), ("A0", "true"), ("V6", "1\0b"), ("V3", "1.5")]),
+            ),
+            ("get/ds", "V1, v2,soil moisture", Some(Inbound::Get(pins(&["V1", "V2", "V6"])))),
+            ("get/ds/all", "", Some(Inbound::Get(None))),
+            ("anything", "x", None),
+            ("other/ds/V5", "x", None),
+        ] {
+            assert_eq!(read(&device(false), topic, payload.as_bytes()), Ok(meaning), "{topic}");
+        }
+    }
+
+    #[test]
+    fn what_is_misread_is_said() {
+        for (topic, payload, says) in [
+            ("ds/V300", "1", "ds/V300: `V300` is no pin: expected V, D or A and 0 to 255, or a configured name"),
+            ("ds/V5/x", "1", "ds/V5/x: `V5/x` is no pin: expected V, D or A and 0 to 255, or a configured name"),
+            ("ds", "1", "ds: expected ds/PIN, set/PIN or get/ds"),
+            ("ds/", "1", "ds/: expected ds/PIN, set/PIN or get/ds"),
+            ("get/rtc", "", "get/rtc: expected ds/PIN, set/PIN or get/ds"),
+            ("get/ds", "V1,V999", "get/ds: `V999` is no pin: expected V, D or A and 0 to 255, or a configured name"),
+            ("batch_ds", "[1]", "batch_ds: that is no object; expected a JSON object as in {\"V1\": 21.5, \"V2\": \"on\"}"),
+            ("batch_ds", "{\"V1\": null}", "batch_ds: the value of `V1` is no text, number or list of them; expected a JSON object as in {\"V1\": 21.5, \"V2\": \"on\"}"),
+        ] {
+            let error = read(&device(false), topic, payload.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), says);
+        }
+        let error = read(&device(false), "ds/V1", b"\xff").unwrap_err();
+        assert_eq!(error.to_string(), "ds/V1: the value is not valid UTF-8");
+    }
+
+    #[test]
+    fn topics_carry_pin_names_where_the_device_says_so() {
+        let pin = "V6".parse().unwrap();
+
+        assert_eq!(topic::state(&device(false), pin), "pinhook/porch/state/V6");
+        assert_eq!(topic::state(&device(true), pin), "pinhook/porch/state/soil moisture");
+        assert_eq!(topic::downlink(&device(true), "V7".parse().unwrap()), "pinhook/porch/downlink/ds/V7");
+    }
+
+    #[test]
+    fn a_subtree_belongs_to_the_device_whose_whole_name_it_has() {
+        assert_eq!(device_of("pinhook/porch/ds/V5"), Some(("porch", "ds/V5")));
+        assert_eq!(device_of("pinhook/porch"), None);
+        assert_eq!(device_of("pinhooks/porch/ds"), None);
+        assert_eq!(device_of("house/porch/ds"), None);
+    }
+
+    proptest! {
+        /// What a device would read of a downlink, it can write back unchanged.
+        #[test]
+        fn a_value_goes_out_and_in_unchanged(number: u8, named: bool, wire in ".{0,20}") {
+            let pin: Pin = format!("V{number}").parse().unwrap();
+            let device = device(named);
+            let topic = topic::downlink(&device, pin);
+            let (_, rest) = device_of(&topic).unwrap();
+            let rest = rest.strip_prefix("downlink/").unwrap();
+            let meaning = read(&device, rest, wire.as_bytes()).unwrap();
+            let value = PinValue::from(wire.as_str());
+            prop_assert_eq!(meaning, Some(Inbound::Writes(Source::Hardware, vec![(pin, value)])));
+        }
+
+        #[test]
+        fn rubbish_is_misread_without_a_panic(topic in ".{0,20}", payload: Vec<u8>) {
+            let _ = read(&device(false), &topic, &payload);
+            let _ = read(&device(false), "batch_ds", &payload);
+            let _ = read_bridge(&topic, &payload);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Sockets: where pinhook listens, and how many may connect. Knows nothing of
+//! what is spoken over them.
+
+mod listener;
+pub mod tls;
+
+pub use listener::{Accepted, Limiter, ListenError, Listener, Place, Settings};

@@ -1,0 +1,170 @@
+//! pinhook as it is run: its binary, with a configuration file in a folder of its own.
+
+use std::fmt::Write;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::client::{Device, Login};
+use crate::failure::Failure;
+use crate::process::Process;
+use crate::service::Service;
+
+/// How devices and webhooks stand to each other in a configuration.
+#[derive(Clone, Copy)]
+pub enum Shape {
+    /// One webhook for this many devices.
+    Shared(usize),
+    /// This many devices, a webhook for each.
+    Each(usize),
+}
+
+/// Starts `binary` with the configuration `text` in `folder`; says where devices connect.
+pub async fn start(
+    binary: &Path,
+    text: &str,
+    folder: &Path,
+) -> Result<(Process, SocketAddr), Failure> {
+    let config = folder.join("config.yaml");
+    fs::write(&config, text).map_err(Failure::io(format!("write {}", config.display())))?;
+    let mut command = Command::new(binary);
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .current_dir(folder);
+    let mut process = Process::start("pinhook", &mut command)?;
+    let rest = process.line_with("listening on mqtt ").await?;
+    match rest.split_whitespace().next().unwrap_or("").parse() {
+        Ok(address) => Ok((process, address)),
+        Err(_) => Err(Failure::Unexpected(format!(
+            "pinhook says it listens on `{rest}`, expected an address"
+        ))),
+    }
+}
+
+/// A configuration with every limit off (product.md §12).
+pub fn config(shape: Shape, service: &Service) -> String {
+    let mut text = "\
+listen:
+  mqtt: 127.0.0.1:0
+limits:
+  in_flight: 64
+  writes_per_second: 0
+defaults:
+  every: 0
+  concurrency: 64
+devices:
+"
+    .to_owned();
+    let (devices, webhooks) = match shape {
+        Shape::Shared(devices) => (devices, vec![("ring".to_owned(), "\"*\"".to_owned())]),
+        Shape::Each(devices) => (
+            devices,
+            (0..devices)
+                .map(|index| (format!("ring{index:04}"), name(index)))
+                .collect(),
+        ),
+    };
+    for index in 0..devices {
+        let (name, token) = (name(index), token(index));
+        writeln!(text, "  {name}:\n    token: {token}").expect("a String takes any text");
+    }
+    text.push_str("webhooks:\n");
+    let url = service.url();
+    for (name, device) in webhooks {
+        writeln!(
+            text,
+            "  {name}:\n    device: {device}\n    pin: V1\n    url: \"{url}/{{{{ value }}}}\""
+        )
+        .expect("a String takes any text");
+    }
+    text
+}
+
+/// How device `index` logs in: mounted, with its token.
+pub fn login(index: usize) -> Login {
+    Login {
+        client_id: name(index),
+        user: "device".to_owned(),
+        password: token(index),
+        write_topic: "ds/V1".to_owned(),
+        response_topic: "downlink/ds/V1".to_owned(),
+    }
+}
+
+/// Resident memory with the shipped configuration, MiB: what is there a second after it listens.
+pub async fn idle_memory(binary: &Path) -> Result<f64, Failure> {
+    const SETTLED: Duration = Duration::from_secs(1);
+
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config.yaml");
+    let text = fs::read_to_string(shipped).map_err(Failure::io("read the shipped config.yaml"))?;
+    let folder = folder()?;
+    let (mut process, _) = start(binary, &on_free_ports(&text)?, folder.path()).await?;
+    tokio::time::sleep(SETTLED).await;
+    let memory = match process.memory("VmRSS") {
+        Ok(memory) => memory,
+        Err(cause) => return Err(process.explain(cause).await),
+    };
+    process.end().await;
+    Ok(memory)
+}
+
+/// From the start of the process to its first request, ms, by a device that connects as soon as it can.
+pub async fn start_to_first_webhook(
+    binary: &Path,
+    shape: Shape,
+    service: &Service,
+) -> Result<f64, Failure> {
+    let folder = folder()?;
+    let text = config(shape, service);
+    service.note(1);
+    let begin = Instant::now();
+    let (mut process, address) = start(binary, &text, folder.path()).await?;
+    let turn = async {
+        let mut device = Device::connect(address, &login(0)).await?;
+        let response = "response to the first write";
+        crate::failure::within(crate::client::PATIENCE, response, device.turn(0)).await
+    };
+    if let Err(cause) = turn.await {
+        return Err(process.explain(cause).await);
+    }
+    process.end().await;
+    match service.arrivals()[..] {
+        [Some(arrived)] => Ok((arrived - begin).as_secs_f64() * 1000.0),
+        _ => Err(Failure::Unexpected(
+            "the first write was answered without a request".to_owned(),
+        )),
+    }
+}
+
+/// A folder for one child, gone when dropped.
+pub fn folder() -> Result<TempDir, Failure> {
+    tempfile::tempdir().map_err(Failure::io("make a folder for a child process"))
+}
+
+/// The shipped configuration with port 0 in place of the port of each listener.
+fn on_free_ports(text: &str) -> Result<String, Failure> {
+    let changed = text
+        .replace("mqtt: 127.0.0.1:1883", "mqtt: 127.0.0.1:0")
+        .replace("http: 127.0.0.1:8080", "http: 127.0.0.1:0");
+    if changed.contains("mqtt: 127.0.0.1:0") {
+        Ok(changed)
+    } else {
+        Err(Failure::Unexpected(
+            "the shipped config.yaml has no `mqtt: 127.0.0.1:1883`".to_owned(),
+        ))
+    }
+}
+
+fn name(index: usize) -> String {
+    format!("bench{index:04}")
+}
+
+fn token(index: usize) -> String {
+    format!("bench-token-{index:08}")
+}

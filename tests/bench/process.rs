@@ -1,0 +1,200 @@
+//! A child process that is measured: what it says, what it costs, and its end.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::failure::{Failure, within};
+
+/// How long a child may take to say that it is ready; a debug build with 1,000 webhooks needs seconds.
+const START: Duration = Duration::from_secs(30);
+
+/// How many of the last lines of a child are kept to be shown if it fails.
+const KEPT_LINES: usize = 100;
+
+/// Variables that would send a child's requests elsewhere than to the loopback address.
+const PROXIES: [&str; 6] = [
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+];
+
+/// A running child; it is killed when dropped.
+pub struct Process {
+    name: &'static str,
+    child: Child,
+    pid: u32,
+    output: Arc<Output>,
+    readers: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Mutex<VecDeque<String>>,
+    changed: Notify,
+}
+
+impl Process {
+    /// Starts `command`, whose standard output and error are kept for `line_with` and for failures.
+    pub fn start(name: &'static str, command: &mut Command) -> Result<Process, Failure> {
+        for variable in PROXIES {
+            command.env_remove(variable);
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(Failure::io(format!("start {name}")))?;
+        let pid = child.id().expect("a child not waited for has an id");
+        let output = Arc::new(Output::default());
+        let mut readers = JoinSet::new();
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        readers.spawn(collect(stdout, Arc::clone(&output)));
+        readers.spawn(collect(stderr, Arc::clone(&output)));
+        Ok(Process {
+            name,
+            child,
+            pid,
+            output,
+            readers,
+        })
+    }
+
+    /// Waits for a line that contains `mark` and returns what follows the mark. A child that ends instead is a
+    /// failure that shows what it said.
+    pub async fn line_with(&mut self, mark: &str) -> Result<String, Failure> {
+        let output = &self.output;
+        let readers = &mut self.readers;
+        let search = async {
+            loop {
+                // Asked for before looking, so that a line in between is not missed.
+                let changed = output.changed.notified();
+                if let Some(rest) = find(&output.lines, mark) {
+                    return Ok(rest);
+                }
+                if readers.is_empty() {
+                    return Err(Failure::Unexpected(format!("no line with `{mark}` came")));
+                }
+                tokio::select! {
+                    () = changed => {}
+                    _ = readers.join_next() => {}
+                }
+            }
+        };
+        match within(START, &format!("line with `{mark}`"), search).await {
+            Ok(rest) => Ok(rest),
+            Err(cause) => Err(self.explain(cause).await),
+        }
+    }
+
+    /// CPU time used so far, in user and kernel mode, all threads.
+    pub fn cpu(&self) -> Result<Duration, Failure> {
+        cpu_of(&self.pid.to_string())
+            .map_err(|cause| Failure::Unexpected(format!("{}: {cause}", self.name)))
+    }
+
+    /// A memory figure of `/proc/PID/status` in MiB: `VmRSS` now, `VmHWM` at its highest.
+    pub fn memory(&self, field: &str) -> Result<f64, Failure> {
+        let path = format!("/proc/{}/status", self.pid);
+        let status = fs::read_to_string(&path).map_err(Failure::io(format!("read {path}")))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok())
+            .map(|kib| kib / 1024.0)
+            .ok_or_else(|| {
+                Failure::Unexpected(format!("{path} has no {field}; did {} end?", self.name))
+            })
+    }
+
+    /// Puts what the child said beside a failure, and whether it still runs.
+    pub async fn explain(&mut self, cause: Failure) -> Failure {
+        /// A connection that breaks is often seen before the end of the process that held it.
+        const LAST_WORDS: Duration = Duration::from_millis(500);
+
+        let end = async {
+            let status = self.child.wait().await;
+            while self.readers.join_next().await.is_some() {}
+            status
+        };
+        let state = match tokio::time::timeout(LAST_WORDS, end).await {
+            Ok(Ok(status)) => format!("has ended ({status})"),
+            _ => "still runs".to_owned(),
+        };
+        let lines = self
+            .output
+            .lines
+            .lock()
+            .expect("no reader panics with the lock");
+        let log = lines.iter().map(|line| format!("    {line}\n")).collect();
+        Failure::With {
+            cause: Box::new(cause),
+            name: self.name,
+            state,
+            log,
+        }
+    }
+
+    /// Kills the child and waits until it is gone.
+    pub async fn end(mut self) {
+        // Fails only if it has ended already, which is what we want.
+        let _ = self.child.kill().await;
+    }
+}
+
+/// CPU time of the process `pid` (or `self`), from `/proc/PID/stat`.
+///
+/// # Errors
+/// A sentence if there is no such process.
+pub fn cpu_of(pid: &str) -> Result<Duration, String> {
+    /// `USER_HZ`: what the kernel counts in, the same on every architecture pinhook is built for.
+    const TICKS_PER_SECOND: f64 = 100.0;
+
+    let path = format!("/proc/{pid}/stat");
+    let stat = fs::read_to_string(&path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    // Fields are counted from the end of the name, which may itself hold blanks: utime and stime are 14 and 15 of
+    // all, the name is 2.
+    let ticks: Vec<f64> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().skip(11).take(2))
+        .into_iter()
+        .flatten()
+        .filter_map(|field| field.parse().ok())
+        .collect();
+    match ticks[..] {
+        [user, kernel] => Ok(Duration::from_secs_f64((user + kernel) / TICKS_PER_SECOND)),
+        _ => Err(format!("{path} has no CPU times")),
+    }
+}
+
+async fn collect(from: impl AsyncRead + Unpin, output: Arc<Output>) {
+    let mut lines = BufReader::new(from).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let mut kept = output.lines.lock().expect("no reader panics with the lock");
+        if kept.len() == KEPT_LINES {
+            kept.pop_front();
+        }
+        kept.push_back(line);
+        output.changed.notify_waiters();
+    }
+}
+
+fn find(lines: &Mutex<VecDeque<String>>, mark: &str) -> Option<String> {
+    let lines = lines.lock().expect("no reader panics with the lock");
+    lines
+        .iter()
+        .find_map(|line| Some(line.split_once(mark)?.1.to_owned()))
+}

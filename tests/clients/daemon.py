@@ -1,0 +1,157 @@
+"""Starts and ends the pinhook under test."""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+from waiting import DEADLINE, Watched
+
+CONFIG = """\
+listen:
+  mqtt: 127.0.0.1:0
+  http: off
+devices:
+  porch:
+    token: ${PORCH_TOKEN}
+    pins:
+      V3: { name: lamp }
+  shed:
+    token: ${SHED_TOKEN}
+users:
+  anna:
+    password: '%(hash)s'
+    publish: ["pinhook/porch/set/#", "notes/#"]
+    subscribe: ["pinhook/#", "notes/#"]
+  guest:
+    password: '%(hash)s'
+    subscribe: ["pinhook/porch/state/#"]
+webhooks:
+  echo:
+    device: porch
+    pin: V0
+    every: 0
+    url: "%(service)s/echo?v={{ value }}"
+  pair:
+    device: porch
+    pin: V1
+    every: 0
+    url: "%(service)s/pair"
+    json: { first: "{{ values[0] }}", second: "{{ values[1] }}" }
+    response:
+      value: ["{{ json.second }}", "{{ json.first }}"]
+  failing:
+    device: porch
+    pin: V2
+    every: 0
+    url: "%(service)s/fail"
+  holding:
+    device: porch
+    pin: V10
+    every: 0
+    url: "%(service)s/hold?v={{ value }}"
+"""
+
+PORCH_TOKEN = "porch-token-of-the-client-tests"
+SHED_TOKEN = "shed-token-of-the-client-tests"
+USER_PASSWORD = "correct horse battery staple"
+
+
+def hash_password(binary):
+    """What `pinhook passwd` prints for USER_PASSWORD given on its standard input."""
+    run = subprocess.run(
+        [binary, "passwd"], input=USER_PASSWORD + "\n", capture_output=True, text=True, timeout=DEADLINE
+    )
+    lines = run.stdout.split()
+    if run.returncode != 0 or len(lines) != 1 or not lines[0].startswith("$argon2id$"):
+        raise AssertionError(f"pinhook passwd: exit {run.returncode}, printed {run.stdout!r} {run.stderr!r}")
+    return lines[0]
+
+
+class Daemon(Watched):
+    """One pinhook process on a free port, with a directory of its own; `stop` or `kill` ends it."""
+
+    def __init__(self, binary, service_url, password_hash):
+        super().__init__()
+        self._home = tempfile.TemporaryDirectory(prefix="pinhook-clients-")
+        config = Path(self._home.name) / "config.yaml"
+        config.write_text(CONFIG % {"service": service_url, "hash": password_hash})
+        self._log = []
+        # No proxy of this machine may come between pinhook and the service.
+        env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        self._process = subprocess.Popen(
+            [binary, "--config", config],
+            cwd=self._home.name,
+            env=env | {"PORCH_TOKEN": PORCH_TOKEN, "SHED_TOKEN": SHED_TOKEN},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self._open = {"stdout": self._process.stdout, "stderr": self._process.stderr}
+        for name, stream in list(self._open.items()):
+            threading.Thread(target=self._read, args=(name, stream), daemon=True).start()
+        try:
+            self.port = int(
+                self._wait_until(
+                    self._announced_port,
+                    lambda: (
+                        "pinhook printed no 'listening on mqtt 127.0.0.1:PORT' on its standard output "
+                        f"(exit status {self._process.poll()}); it printed:\n{self.log()}"
+                    ),
+                )
+            )
+        except BaseException:
+            self.kill()
+            raise
+
+    def _read(self, name, stream):
+        for line in stream:
+            line = line.rstrip("\n")
+            self._note(lambda: self._log.append((name, line)))
+        self._note(lambda: self._open.pop(name))
+
+    def _announced_port(self):
+        for name, line in self._log:
+            found = name == "stdout" and re.search(r"listening on mqtt 127\.0\.0\.1:([1-9][0-9]*)\b", line)
+            if found:
+                return found.group(1)
+        return None
+
+    def _hopeless(self):
+        return not self._open
+
+    def is_running(self):
+        return self._process.poll() is None
+
+    def exit_status(self):
+        return self._process.poll()
+
+    def log(self, start=0):
+        """The lines printed so far, from number `start` on."""
+        return "\n".join(f"  {name}: {line}" for name, line in self._log[start:])
+
+    def log_length(self):
+        return len(self._log)
+
+    def terminate(self):
+        """Sends SIGTERM and returns at once."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def wait(self, seconds):
+        """The exit status, once the process has ended; fails after `seconds`."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"pinhook still runs {seconds} s after SIGTERM") from None
+
+    def kill(self):
+        """Ends the process, whatever its state, and removes its directory."""
+        if self.is_running():
+            self._process.kill()
+        self._process.wait()
+        self._home.cleanup()

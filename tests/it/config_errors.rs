@@ -1,0 +1,200 @@
+//! Every message about a wrong configuration, as a user reads it: each
+//! `config_errors/NAME.yaml` is read and what is said compared with
+//! `config_errors/NAME.txt`. `UPDATE=1` writes what is said now.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pinhook::config::{Config, Surroundings};
+
+/// Fewer than this were not found, but lost.
+const FEWEST_CASES: usize = 25;
+
+fn cases() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/config_errors")
+}
+
+/// A machine with a few variables, and the files beside the cases.
+struct Machine(BTreeMap<&'static str, &'static str>);
+
+impl Machine {
+    fn new() -> Machine {
+        Machine(BTreeMap::from([
+            ("HOME", "/home/maker"),
+            ("PORCH_TOKEN", "porch-token-of-the-environment"),
+            ("API_KEY", "hunter2-hunter2"),
+            ("SHORT", "abc"),
+            ("EVERY", "ten-seconds"),
+            ("URL", "ftp://secret-host.example/"),
+            ("MULTILINE", "first line\nsecond line"),
+        ]))
+    }
+}
+
+impl Surroundings for Machine {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        fs::read(cases().join(path))
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|value| (*value).to_owned())
+    }
+
+    fn variables(&self) -> Vec<String> {
+        self.0.keys().map(|name| (*name).to_owned()).collect()
+    }
+}
+
+/// What a user reads about `text`.
+fn said(text: &str) -> String {
+    match Config::parse(Path::new("config.yaml"), text, &Machine::new()) {
+        Err(problems) => format!("{problems}\n"),
+        Ok(config) => {
+            let warnings: String = config.warnings.iter().map(|says| format!("warning: {says}\n")).collect();
+            format!("{warnings}no problems\n")
+        }
+    }
+}
+
+#[test]
+fn every_case_says_what_is_written_beside_it() {
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut names: Vec<PathBuf> = fs::read_dir(cases())
+        .expect("the folder of the cases")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    names.sort();
+    assert!(names.len() >= FEWEST_CASES, "only {} cases", names.len());
+
+    let mut wrong = String::new();
+    for case in &names {
+        let said = said(&fs::read_to_string(case).expect("a case"));
+        let golden = case.with_extension("txt");
+        if update {
+            fs::write(&golden, said).expect("the expected text written");
+        } else if fs::read_to_string(&golden).unwrap_or_default() != said {
+            wrong.push_str(&format!("--- {}\n{said}\n", case.display()));
+        }
+    }
+
+    assert!(wrong.is_empty(), "not as expected (UPDATE=1 accepts it):\n{wrong}");
+}
+
+#[test]
+fn no_expected_text_is_without_its_case() {
+    for entry in fs::read_dir(cases()).expect("the folder of the cases") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            assert!(path.with_extension("yaml").exists(), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_secret_is_in_any_message() {
+    for entry in fs::read_dir(cases()).expect("the folder of the cases") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            let said = fs::read_to_string(&path).expect("a text");
+            for secret in [
+                "0123456789abcdef",
+                "pinhook-demonstration-token",
+                "porch-token-of-the-environment",
+                "hunter2",
+                "secret-host",
+                "second line",
+                "ten-seconds",
+                "file-secret",
+                "plain-password",
+                "c2hvcnQ",
+            ] {
+                assert!(!said.contains(secret), "{} shows {secret}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    fs::write(path("latin1.yaml"), b"log: info\nowner_email: b\xfcro@example.org\n").unwrap();
+    fs::File::create(path("huge.yaml")).unwrap().set_len(5 << 20).unwrap();
+
+    for (name, says) in [
+        ("none.yaml", "cannot be read: it does not exist"),
+        ("", "cannot be read: it is a directory"),
+        ("latin1.yaml", "a byte on line 2 is not UTF-8"),
+        ("huge.yaml", "cannot be read: it is larger than 4 MiB"),
+    ] {
+        let path = path(name);
+        let problems = Config::load(&path).expect_err(name);
+        let said = problems.to_string();
+        assert!(said.starts_with(&format!("{}: {says}\n", path.display())), "{said}");
+        assert!(said.ends_with("1 problem"), "{said}");
+    }
+}
+
+#[test]
+fn a_named_file_is_not_looked_for() {
+    let found = Config::find(Some(Path::new("no/such.yaml")));
+
+    assert_eq!(found, Ok(PathBuf::from("no/such.yaml")));
+}
+
+#[test]
+fn secrets_stand_beside_the_configuration_and_are_kept_for_masking() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config.yaml");
+    fs::write(folder.path().join("my.env"), "# tokens\nPORCH=0123456789abcdef\nX=short\n").unwrap();
+    fs::write(
+        &config,
+        "secrets: my.env\ndevices:\n  porch:\n    token: ${PORCH}\n    vars: {x: '${X}', y: '${NONE_SUCH:-default}'}\n",
+    )
+    .unwrap();
+
+    let config = Config::load(&config).expect("a good configuration");
+
+    let device = &config.access.devices[0].device;
+    assert_eq!(device.token.expose(), "0123456789abcdef");
+    assert_eq!(device.vars["x"], "short");
+    assert_eq!(device.vars["y"], "default");
+    assert_eq!(config.secrets, ["0123456789abcdef"]);
+}
+
+#[test]
+fn problems_are_also_a_list() {
+    let text = "devices:\n  porch:\n    token: 0123456789abcdef\n    vrs: {}\n";
+
+    let problems = Config::parse(Path::new("config.yaml"), text, &Machine::new()).unwrap_err();
+
+    let [problem] = problems.list() else { panic!("{problems}") };
+    assert_eq!((problem.line, problem.column), (4, 5));
+    assert_eq!(problem.path, "devices.porch.vrs");
+    assert_eq!(problem.found, "unknown key `vrs`");
+    assert_eq!(problem.hint.as_deref(), Some("did you mean `vars`?"));
+}
+
+/// Whatever stands in the file, it is read or refused: no panic, no endless loop.
+#[test]
+fn cut_anywhere_and_with_any_line_left_out_nothing_breaks() {
+    let whole = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+
+    for left_out in 0..lines.len() {
+        let mut rest = lines.clone();
+        rest.remove(left_out);
+        said(&rest.join("\n"));
+        said(&lines[..left_out].join("\n"));
+    }
+    let places: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
+    for at in places.into_iter().step_by(7) {
+        said(&whole[..at]);
+        for odd in ["\t", "\"", "{", "*", "${", "\u{0}", "- "] {
+            said(&format!("{}{odd}{}", &whole[..at], &whole[at..]));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The configurations that people copy from: `config.yaml` and the README's.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use pinhook::config::{Config, Limits, LogFormat, Surroundings};
+
+/// Configurations in the README. Raise it with each one added: a block that is
+/// not recognised as one would not be tested.
+const IN_README: usize = 0;
+
+/// A machine on which every variable is set, to something that could be a token.
+struct AllSet;
+
+impl Surroundings for AllSet {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        match path.ends_with("secrets.env") {
+            true => Ok(Vec::new()),
+            false => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        Some(format!("{name:-<24}"))
+    }
+
+    fn variables(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+fn root(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn the_shipped_configuration_runs_as_it_is() {
+    let config = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml"));
+
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(config.listen_mqtt.iter().all(|address| address.ip().is_loopback()));
+    assert!(config.uses_demo_token);
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(config.webhooks.len(), 1);
+}
+
+/// "The default as its value": with every value left out the same is meant.
+#[test]
+fn the_shipped_configuration_shows_the_defaults() {
+    let shown = Config::parse(Path::new("config.yaml"), &root("config.yaml"), &AllSet).unwrap();
+    let bare = "devices:\n  porch: {token: pinhook-demonstration-token}\n\
+                webhooks:\n  w: {device: porch, pin: V0, url: 'http://127.0.0.1/'}\n";
+    let default = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
+
+    assert_eq!(shown.listen_mqtt, default.listen_mqtt);
+    assert_eq!((shown.log, shown.log_format), (default.log, default.log_format));
+    assert_eq!(shown.limits, default.limits);
+    let (shown, default) = (&shown.webhooks[0], &default.webhooks[0]);
+    assert_eq!(shown.timeouts, default.timeouts);
+    assert_eq!(shown.limits, default.limits);
+    assert_eq!(shown.concurrency, default.concurrency);
+    assert_eq!(shown.response.max_size, default.response.max_size);
+    assert_eq!(shown.request.method, default.request.method);
+    assert_eq!(shown.response.to, default.response.to);
+}
+
+/// product.md §5.2, §5.4, §5.5 and §9, number by number.
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let bare = "devices:\n  porch: {token: pinhook-demonstration-token}\n\
+                webhooks:\n  w: {device: porch, pin: V0, url: 'http://127.0.0.1/'}\n";
+    let config = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
+
+    assert_eq!(config.listen_mqtt, ["127.0.0.1:1883".parse().unwrap()]);
+    assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Auto));
+    let limits = Limits {
+        connections: 1000,
+        connections_per_address: 200,
+        packet: 65_536,
+        value: 16_384,
+        topic: 512,
+        writes_per_second: 50,
+        subscriptions: 100,
+        session_queue: 1000,
+        session_queue_bytes: 1_048_576,
+        retained: 10_000,
+        retained_bytes: 16_777_216,
+        retained_per_device: 200,
+        in_flight: 64,
+    };
+    assert_eq!(config.limits, limits);
+    let webhook = &config.webhooks[0];
+    assert_eq!(webhook.timeouts.whole, Duration::from_secs(10));
+    assert_eq!(webhook.timeouts.connect, Duration::from_secs(5));
+    assert_eq!(webhook.limits.every, Duration::from_secs(1));
+    assert_eq!(webhook.limits.stop_after, 10);
+    assert_eq!(webhook.limits.probe, Some(Duration::from_secs(300)));
+    assert_eq!(webhook.concurrency, 4);
+    assert_eq!(webhook.response.max_size, 65_536);
+    assert_eq!(webhook.request.method.as_str(), "GET");
+}
+
+#[test]
+fn every_configuration_of_the_readme_loads() {
+    let readme = root("README.md");
+    let is_config = |block: &&str| {
+        let mut lines = block.lines();
+        lines.any(|line| line.starts_with("webhooks:") || line.starts_with("devices:"))
+    };
+    let blocks = readme.split("```yaml\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().unwrap_or_default());
+    let configs: Vec<&str> = blocks.filter(is_config).collect();
+
+    for config in &configs {
+        if let Err(problems) = Config::parse(Path::new("README.md"), config, &AllSet) {
+            panic!("{config}\n{problems}");
+        }
+    }
+    assert_eq!(configs.len(), IN_README);
+}
