@@ -55,7 +55,11 @@ impl App {
     pub async fn start(config: Config) -> Result<App, Error> {
         net::tls::install();
         let limits = &config.limits;
-        let tokens = config.access.devices.iter().map(|login| login.device.token.expose());
+        let tokens = config
+            .access
+            .devices
+            .iter()
+            .map(|login| login.device.token.expose());
         let secrets = config.secrets.iter().map(String::as_str);
         let mask = Mask::new(tokens.chain(secrets));
         let devices = config.access.devices.iter();
@@ -88,7 +92,13 @@ impl App {
             packet: limits.packet,
             topic: limits.topic,
         };
-        let mqtt = Mqtt::new(hub.clone(), broker, Access::new(config.access), mask, settings);
+        let mqtt = Mqtt::new(
+            hub.clone(),
+            broker,
+            Access::new(config.access),
+            mask,
+            settings,
+        );
         let limiter = Arc::new(Limiter::new(net::Settings {
             connections: limits.connections,
             per_address: limits.connections_per_address,

@@ -1,4 +1,35 @@
-//! pinhook
+//! pinhook: a pin write becomes an HTTP request, and the response comes back to
+//! the device.
+//!
+//! ```text
+//!     devices, programs                       third-party HTTP services
+//!           MQTT                                          ^
+//!            |                                            | request
+//!     +------v-------+  1 write  +-----+  2 delivery  +---+------+
+//!     | mqtt, broker |---------->| hub |------------->| dispatch |
+//!     |              |<----------|     |<-------------| a worker |
+//!     +--------------+ 4 downlink+-----+  3 outcome   | per hook |
+//!                      and news                       +----------+
+//!
+//!     model: pins, devices, templates, webhooks, gate, pending (no I/O, no clock)
+//! ```
+//!
+//! The ring turns one way only: a response is not a write and triggers nothing.
+//! Front ends know the hub; the hub knows no front end. Who may import whom is
+//! held by `tests/it/layers.rs`. The modules, from the top:
+//!
+//! * [`cli`]: one file for each command.
+//! * [`app`]: builds the parts, watches over them, takes them down.
+//! * [`config`]: the YAML file, or everything that is wrong with it.
+//! * [`mqtt`]: the wire and the topics.
+//! * [`dispatch`]: one worker for each webhook.
+//! * [`hub`]: values, who is connected, who is triggered; the only shared state
+//!   of the domain.
+//! * [`access`]: who someone is, and what they may touch.
+//! * [`broker`]: an MQTT broker without a socket.
+//! * [`net`]: listeners and their limits.
+//! * [`model`]: the values and rules everything else stands on.
+
 pub mod access;
 pub mod app;
 pub mod broker;

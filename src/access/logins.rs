@@ -40,14 +40,23 @@ pub enum Principal {
 impl Principal {
     /// Whether it is a device that sees only its own subtree.
     pub fn is_mounted(&self) -> bool {
-        matches!(self, Principal::Device { is_mounted: true, .. })
+        matches!(
+            self,
+            Principal::Device {
+                is_mounted: true,
+                ..
+            }
+        )
     }
 
     /// A name for the login itself, by which sessions are kept apart: a device's
     /// two logins are two (product.md §3.1). Names of devices and users differ.
     pub fn login(&self) -> String {
         match self {
-            Principal::Device { login, is_mounted: true } => format!("{} mounted", login.device.name),
+            Principal::Device {
+                login,
+                is_mounted: true,
+            } => format!("{} mounted", login.device.name),
             Principal::Device { login, .. } => login.device.name.to_string(),
             Principal::User(user) => user.name.to_string(),
         }
@@ -101,14 +110,19 @@ impl Access {
         let mut tokens = HashMap::new();
         for login in settings.devices {
             let login = Arc::new(login);
-            tokens.insert(key.hash_one(login.device.token.expose()), Arc::clone(&login));
+            tokens.insert(
+                key.hash_one(login.device.token.expose()),
+                Arc::clone(&login),
+            );
             devices.insert(login.device.name.to_string(), login);
         }
         let users = settings.users.into_iter();
         Access {
             devices,
             tokens,
-            users: users.map(|user| (user.name.to_string(), Arc::new(user))).collect(),
+            users: users
+                .map(|user| (user.name.to_string(), Arc::new(user)))
+                .collect(),
             key,
             passwords: Checker::new(),
             failures: Mutex::default(),
@@ -164,7 +178,10 @@ impl Access {
                 }
             }
         }
-        let entry = failures.entry(key).or_insert(Failures { count: 0, last: now });
+        let entry = failures.entry(key).or_insert(Failures {
+            count: 0,
+            last: now,
+        });
         if now >= entry.last + WINDOW {
             entry.count = 0;
         }
@@ -250,7 +267,10 @@ mod tests {
             ("nobody", TOKEN),
             ("porch mounted", TOKEN),
         ] {
-            assert!(access.log_in(&credentials(name, secret)).await.is_err(), "{name}");
+            assert!(
+                access.log_in(&credentials(name, secret)).await.is_err(),
+                "{name}"
+            );
         }
     }
 
@@ -277,7 +297,10 @@ mod tests {
             access.punish(&credentials("anna", ""), start);
         }
 
-        assert_eq!(access.punish(&credentials("anna", ""), start + WINDOW), Duration::ZERO);
+        assert_eq!(
+            access.punish(&credentials("anna", ""), start + WINDOW),
+            Duration::ZERO
+        );
         for n in 0..MAX_REMEMBERED + 10 {
             access.punish(&credentials(&n.to_string(), ""), start + WINDOW);
         }

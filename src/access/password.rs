@@ -158,7 +158,11 @@ mod tests {
             "$argon2id$v=19$m=4000000,t=4,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA",
             "$argon2id$v=19$m=6144,t=4,p=1$c2FsdHNhbHQ",
         ] {
-            assert_eq!(text.parse::<PasswordHash>(), Err(PasswordHashError), "{text}");
+            assert_eq!(
+                text.parse::<PasswordHash>(),
+                Err(PasswordHashError),
+                "{text}"
+            );
         }
     }
 }

@@ -442,7 +442,10 @@ fn taking_over_closes_the_old_session_and_returns_its_will_once() {
     assert_eq!(new.will.unwrap().message.payload, "old");
     assert_eq!((old_wakes.take(), new_wakes.take()), (1, 0));
     assert!(matches!(old.next(now), Next::Closed(Cause::TakenOver)));
-    assert_eq!((old.closed(), new.session.closed()), (Some(Cause::TakenOver), None));
+    assert_eq!(
+        (old.closed(), new.session.closed()),
+        (Some(Cause::TakenOver), None)
+    );
     assert!(!broker.has_subscribers("t"));
     let refused = broker.subscribe(&old, &[filter("t", ONE)], now);
     assert_eq!(refused, [Err(SubscribeError::Closed)]);

@@ -17,14 +17,17 @@ pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
                 println!("{}", serde_json::json!({"ok": true, "problems": []}));
             } else {
                 let (devices, webhooks) = (config.access.devices.len(), config.webhooks.len());
-                println!("{}: good; {devices} devices, {webhooks} webhooks", path.display());
+                println!(
+                    "{}: good; {devices} devices, {webhooks} webhooks",
+                    path.display()
+                );
             }
             ExitCode::SUCCESS
         }
         Err(problems) => {
             match json {
                 true => println!("{}", to_json(&problems)),
-                false => eprint!("{problems}"),
+                false => eprintln!("{problems}"),
             }
             ExitCode::from(BAD_CONFIG)
         }

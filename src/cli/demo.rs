@@ -85,13 +85,20 @@ async fn show() -> Result<(), Error> {
     let text = CONFIG.replace("SERVICE", &service.to_string());
     let config = Config::parse("demo.yaml".as_ref(), &text, &System).map_err(Error::Config)?;
     let app = App::start(config).await?;
-    let address = app.mqtt_addresses().next().expect("the configuration has one");
+    let address = app
+        .mqtt_addresses()
+        .next()
+        .expect("the configuration has one");
     line("pinhook", "listens on", format_args!("{address} for MQTT"));
     let stop = CancellationToken::new();
     let running = tokio::spawn(app.run(stop.clone()));
 
     let (client, mut messages) = device(address).await?;
-    line("device", "is", "logged in with its token, and subscribed to downlink/#");
+    line(
+        "device",
+        "is",
+        "logged in with its token, and subscribed to downlink/#",
+    );
     let ring = Ring {
         client: &client,
         requests: &mut requests,
@@ -104,7 +111,9 @@ async fn show() -> Result<(), Error> {
         Ok(ended) => ended?,
         Err(_) => return Err(Error::Missing("a clean stop")),
     }
-    println!("\nThat is all there is to it. Write your own: config.yaml is commented, the README goes on from here.");
+    println!(
+        "\nThat is all there is to it. Write your own: config.yaml is commented, the README goes on from here."
+    );
     Ok(())
 }
 
@@ -156,7 +165,9 @@ struct Ring<'a> {
 
 impl Ring<'_> {
     async fn turn(mut self) -> Result<(), Error> {
-        println!("\nA write, the request it makes, and the response (two values picked out of JSON):\n");
+        println!(
+            "\nA write, the request it makes, and the response (two values picked out of JSON):\n"
+        );
         let start = Instant::now();
         self.write("ds/V0", "2026-11-23").await?;
         self.request().await?;
@@ -189,7 +200,10 @@ impl Ring<'_> {
 
     async fn write(&self, topic: &str, value: &str) -> Result<(), Error> {
         line("device", "publishes", format_args!("{topic}  {value}"));
-        Ok(self.client.publish(topic, QoS::AtLeastOnce, false, value).await?)
+        Ok(self
+            .client
+            .publish(topic, QoS::AtLeastOnce, false, value)
+            .await?)
     }
 
     async fn request(&mut self) -> Result<(), Error> {

@@ -15,9 +15,14 @@ pub(super) fn start(filter: &str, format: LogFormat) {
     Registry::default().with(filter).with(layer(format)).init();
 }
 
-fn layer(format: LogFormat) -> Box<dyn Layer<tracing_subscriber::layer::Layered<EnvFilter, Registry>> + Send + Sync> {
+fn layer(
+    format: LogFormat,
+) -> Box<dyn Layer<tracing_subscriber::layer::Layered<EnvFilter, Registry>> + Send + Sync> {
     let is_colourful = std::io::stderr().is_terminal();
-    let text = fmt::layer().with_writer(std::io::stderr).with_ansi(is_colourful).with_target(false);
+    let text = fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(is_colourful)
+        .with_target(false);
     match format {
         LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
         LogFormat::Text => text.boxed(),

@@ -25,7 +25,9 @@ pub(super) fn passwd() -> ExitCode {
     }
     let password = line.trim_end_matches(['\r', '\n']);
     if password.is_empty() {
-        return fail("no password: type one, or pipe it in, as in `printf %s SECRET | pinhook passwd`");
+        return fail(
+            "no password: type one, or pipe it in, as in `printf %s SECRET | pinhook passwd`",
+        );
     }
     println!("{}", access::hash(password).as_str());
     ExitCode::SUCCESS
@@ -35,5 +37,8 @@ pub(super) fn passwd() -> ExitCode {
 /// no reason to refuse.
 fn echo(on: bool) {
     let mode = if on { "echo" } else { "-echo" };
-    let _ = Command::new("stty").arg(mode).stderr(Stdio::null()).status();
+    let _ = Command::new("stty")
+        .arg(mode)
+        .stderr(Stdio::null())
+        .status();
 }

@@ -17,7 +17,7 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let (config, path) = match found {
         Ok(found) => found,
         Err(problems) => {
-            eprint!("{problems}");
+            eprintln!("{problems}");
             return ExitCode::from(BAD_CONFIG);
         }
     };
@@ -62,7 +62,10 @@ async fn serve(config: Config, path: &Path) -> Result<(), Error> {
 /// Returns at the first SIGTERM or SIGINT; the second one ends the process.
 async fn signals() {
     let catch = |kind| signal(kind).ok();
-    let (mut term, mut interrupt) = (catch(SignalKind::terminate()), catch(SignalKind::interrupt()));
+    let (mut term, mut interrupt) = (
+        catch(SignalKind::terminate()),
+        catch(SignalKind::interrupt()),
+    );
     next(&mut term, &mut interrupt).await;
     tokio::spawn(async move {
         next(&mut term, &mut interrupt).await;
@@ -110,7 +113,11 @@ impl Hello {
         let webhooks = count(config.webhooks.len(), "webhook");
         let example = config.webhooks.first().and_then(|webhook| {
             let name = webhook.devices.first()?;
-            let login = config.access.devices.iter().find(|login| login.device.name == *name)?;
+            let login = config
+                .access
+                .devices
+                .iter()
+                .find(|login| login.device.name == *name)?;
             let token = match login.device.token.expose() {
                 DEMO_TOKEN => DEMO_TOKEN,
                 _ => "TOKEN",
@@ -133,7 +140,9 @@ impl Hello {
         if let (Some((token, pin)), Some(address)) = (&self.example, addresses.first()) {
             let host = reachable(address.ip());
             let port = address.port();
-            println!("try: mosquitto_pub -h {host} -p {port} -u device -P {token} -t ds/{pin} -m 21.5");
+            println!(
+                "try: mosquitto_pub -h {host} -p {port} -u device -P {token} -t ds/{pin} -m 21.5"
+            );
         }
     }
 }

@@ -1,14 +1,16 @@
 //! The configuration file, read and checked, or every problem found in it.
 //!
 //! The file is read into a tree of nodes that know their place (`tree`), the
-//! nodes are read as what the schema wants (`read`), and `check` and `webhook`
-//! turn them into the settings of the parts. A problem never ends the reading:
+//! nodes are read as what the schema wants (`read`), and `check`, `logins`, `webhook`
+//! and `request` turn them into the settings of the parts. A problem never ends the reading:
 //! all are reported at once (product.md §9). Nothing secret is in a problem.
 
 mod check;
 mod hidden;
+mod logins;
 mod read;
 mod report;
+mod request;
 mod schema;
 mod sources;
 mod syntax;
@@ -25,7 +27,7 @@ use crate::model::Webhook;
 
 use hidden::Hidden;
 use read::{At, Reader};
-use report::{Fault, Span};
+use report::Fault;
 use tree::{Kind, Value};
 
 pub use report::{Problem, Problems};
@@ -110,7 +112,8 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, Problems> {
         const EXPECTED: &str = "a configuration in YAML";
         let name = path.display().to_string();
-        let unreadable = |why: &str| Problems::of_file(&name, &format!("cannot be read: {why}"), EXPECTED);
+        let unreadable =
+            |why: &str| Problems::of_file(&name, &format!("cannot be read: {why}"), EXPECTED);
         let content = System.read(path);
         let content = content.map_err(|error| unreadable(&sources::reason(&error)))?;
         let text = String::from_utf8(content).map_err(|error| {
@@ -140,15 +143,17 @@ impl Config {
         let root = tree::parse(text, &mut faults, &mut hidden);
         let Some(root) = root.filter(|root| !root.is_null()) else {
             if faults.is_empty() {
-                let fault = Fault::new(Span::at(1, 1), "", "the file is empty");
-                faults.push(fault.expected("at least one device: `devices: {NAME: {token: TOKEN}}`"));
+                let fault = Fault::of_file("the file is empty");
+                faults
+                    .push(fault.expected("at least one device: `devices: {NAME: {token: TOKEN}}`"));
             }
             return Err(Problems::new(faults, &name, text, &hidden));
         };
         if !matches!(root.value, Value::Map(_)) {
             let at = At::root(&root);
             let fault = at.fault(format!("found {}", at.describe()));
-            faults.push(fault.expected("`key: value` lines, beginning with `devices:` or `listen:`"));
+            faults
+                .push(fault.expected("`key: value` lines, beginning with `devices:` or `listen:`"));
             return Err(Problems::new(faults, &name, text, &hidden));
         }
         let mut reader = Reader::new(sources::Sources::new(surroundings), faults, hidden);
@@ -158,9 +163,13 @@ impl Config {
         if !reader.faults.is_empty() {
             return Err(Problems::new(reader.faults, &name, text, &reader.hidden));
         }
-        reader.warnings.sort_by_key(|(span, _)| (span.line, span.column));
+        reader
+            .warnings
+            .sort_by_key(|(span, _)| (span.line, span.column));
         for (span, says) in reader.warnings {
-            let says = reader.hidden.text(&format!("{name}:{}:{}: {says}", span.line, span.column));
+            let says = reader
+                .hidden
+                .text(&format!("{name}:{}:{}: {says}", span.line, span.column));
             if !config.warnings.contains(&says) {
                 config.warnings.push(says);
             }
@@ -177,7 +186,8 @@ fn open_secrets(reader: &mut Reader<'_>, root: &At<'_>, config: &Path) {
     let Some((_, at)) = entries.into_iter().find(|(key, _)| key.text == "secrets") else {
         return;
     };
-    let is_text = |value: &Value| matches!(value, Value::Scalar(scalar) if scalar.kind() != Kind::Null);
+    let is_text =
+        |value: &Value| matches!(value, Value::Scalar(scalar) if scalar.kind() != Kind::Null);
     if !is_text(&at.node.value) {
         reader.wrong(&at, EXPECTED);
         return;

@@ -5,8 +5,10 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::Duration;
 
+use crate::model::name::MAX_NAME;
 use crate::model::template::Text;
 
 use super::hidden::{Hidden, MIN_SECRET, is_secret_key};
@@ -85,7 +87,11 @@ impl<'n> At<'n> {
             Value::Scalar(scalar) => {
                 let first = scalar.text.trim_end().lines().next().unwrap_or_default();
                 let short: String = first.chars().take(60).collect();
-                let dots = if short.len() < scalar.text.trim_end().len() { "…" } else { "" };
+                let dots = if short.len() < scalar.text.trim_end().len() {
+                    "…"
+                } else {
+                    ""
+                };
                 let looks_other = !scalar.is_plain && {
                     use super::tree::Scalar;
                     let plain = Scalar {
@@ -98,6 +104,32 @@ impl<'n> At<'n> {
                 format!("{kind}`{short}{dots}`")
             }
         }
+    }
+
+    /// That it was found, as a sentence.
+    fn found(&self) -> String {
+        match &self.node.value {
+            Value::Scalar(scalar) if scalar.text.contains("${") => {
+                format!("found what {} stands for", self.describe())
+            }
+            _ => format!("found {}", self.describe()),
+        }
+    }
+
+    /// Whether it is the word `off`.
+    pub fn is_off(&self) -> bool {
+        matches!(&self.node.value, Value::Scalar(scalar) if scalar.text == "off")
+    }
+
+    /// The parts of a list.
+    pub fn items(&self, items: &'n [Rc<Node>]) -> Vec<At<'n>> {
+        let item = |(index, node): (usize, &'n Rc<Node>)| At {
+            node,
+            path: format!("{}[{index}]", self.path),
+            key: None,
+            is_secret: self.is_secret,
+        };
+        items.iter().enumerate().map(item).collect()
     }
 
     fn child(&self, key: &Key, node: &'n Node) -> At<'n> {
@@ -116,7 +148,10 @@ pub(super) struct Fields<'n>(Vec<(&'n str, At<'n>)>);
 
 impl<'n> Fields<'n> {
     pub fn get(&self, key: &str) -> Option<&At<'n>> {
-        self.0.iter().find(|(known, _)| *known == key).map(|(_, at)| at)
+        self.0
+            .iter()
+            .find(|(known, _)| *known == key)
+            .map(|(_, at)| at)
     }
 
     /// Takes from `defaults` what it has not itself.
@@ -150,7 +185,7 @@ impl<'s> Reader<'s> {
     /// Notes that `at` is not what was expected.
     pub fn wrong(&mut self, at: &At<'_>, expected: impl Into<String>) {
         if !matches!(at.node.value, Value::Broken) {
-            let fault = at.fault(format!("found {}", at.describe()));
+            let fault = at.fault(at.found());
             self.faults.push(fault.expected(expected));
         }
     }
@@ -180,14 +215,19 @@ impl<'s> Reader<'s> {
         let name = &key.text;
         let fault = |found: String| Fault::new(key.span, value.path.clone(), found);
         if keys.later.contains(&name.as_str()) {
-            let found = format!("`{name}` is not built yet in this version");
-            return fault(found).expected("the file without it: leave it out");
+            return fault(format!(
+                "`{name}` is not built yet in this version; leave it out"
+            ));
         }
-        let fault = fault(format!("unknown key `{name}`"))
-            .expected(format!("one of {}", keys.built.join(", ")));
+        let expected = match keys.built {
+            [only] => format!("only `{only}`"),
+            several => format!("one of {}", several.join(", ")),
+        };
+        let fault = fault(format!("unknown key `{name}`")).expected(expected);
         let near = nearest(name, keys.built.iter().chain(keys.later).copied());
         // A token under a misspelt key is still a token.
-        if near.is_some_and(is_secret_key) || ["devices.NAME", "users.NAME"].contains(&keys.home) {
+        let is_login = ["devices.NAME", "users.NAME"].contains(&keys.home);
+        if near.map_or(is_login, is_secret_key) {
             self.hidden.value("token", value.node);
         }
         match (near, schema::home_of(name)) {
@@ -234,21 +274,43 @@ impl<'s> Reader<'s> {
         plain
     }
 
-    /// The parts of a list.
-    pub fn items<'n>(&mut self, at: &At<'n>, items: &'n [std::rc::Rc<Node>]) -> Vec<At<'n>> {
-        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| At {
-            node,
-            path: format!("{}[{index}]", at.path),
-            key: None,
-            is_secret: at.is_secret,
-        };
-        items.iter().enumerate().map(item).collect()
+    /// The name of a device, user or webhook (product.md §2).
+    pub fn name<N: std::str::FromStr>(&mut self, key: &Key, section: &str) -> Option<N> {
+        let name = key.text.parse().ok();
+        if name.is_none() {
+            let text = &key.text;
+            let path = format!("{section}.{text}");
+            let fault = Fault::new(key.span, path, format!("`{text}` cannot be a name"));
+            let expected = format!("1 to {MAX_NAME} characters of A-Z a-z 0-9 _ -");
+            self.faults.push(fault.expected(expected));
+        }
+        name
+    }
+
+    /// Whether this is no entry but a key of one that is indented too little.
+    pub fn is_misplaced(&mut self, key: &Key, at: &At<'_>, keys: &Keys) -> bool {
+        if matches!(at.node.value, Value::Map(_)) || at.node.is_null() {
+            return false;
+        }
+        let mut fault = at.fault(format!("found {}", at.describe()));
+        fault.expected = Some(format!("the keys of `{}`", keys.home));
+        if keys.built.contains(&key.text.as_str()) {
+            let name = &key.text;
+            fault.hint = Some(format!(
+                "`{name}` is a key of `{}`: is it indented too little?",
+                keys.home
+            ));
+        }
+        if !matches!(at.node.value, Value::Broken) {
+            self.faults.push(fault);
+        }
+        true
     }
 
     /// One value, or a list of at least one.
     pub fn one_or_more<'n>(&mut self, at: &At<'n>, expected: &str) -> Vec<At<'n>> {
         match &at.node.value {
-            Value::List(items) if !items.is_empty() => self.items(at, items),
+            Value::List(items) if !items.is_empty() => at.items(items),
             Value::Scalar(_) if !at.node.is_null() => vec![at.clone()],
             _ => {
                 self.wrong(at, expected);
@@ -260,7 +322,7 @@ impl<'s> Reader<'s> {
     /// A list; nothing at all is an empty one.
     pub fn list<'n>(&mut self, at: &At<'n>, expected: &str) -> Vec<At<'n>> {
         match &at.node.value {
-            Value::List(items) => self.items(at, items),
+            Value::List(items) => at.items(items),
             _ if at.node.is_null() => Vec::new(),
             _ => {
                 self.wrong(at, expected);
@@ -283,7 +345,7 @@ impl<'s> Reader<'s> {
             Err(bad) => {
                 let bad: String = bad.chars().take(40).collect();
                 let bad = if at.is_secret { "${" } else { &bad };
-                let fault = at.fault(format!("found `{bad}`"));
+                let fault = at.fault(format!("found `{bad}`")).focus(bad);
                 let fault = fault.expected("`${NAME}` or `${NAME:-default}`");
                 self.faults.push(fault.hint("`$${` stands for `${` itself"));
                 return None;
@@ -321,10 +383,12 @@ impl<'s> Reader<'s> {
             return Some(text);
         }
         if default.is_none() && !self.sources.is_partial {
-            let fault = at.fault(format!("`${{{name}}}` is not set"));
+            let gap = format!("${{{name}}}");
+            let fault = at.fault(format!("`{gap}` is not set")).focus(gap);
             let fault = fault.expected(format!("`{name}` {}", self.sources.places()));
             let names = self.sources.names();
-            self.faults.push(fault.nearest(name, names.iter().map(String::as_str)));
+            self.faults
+                .push(fault.nearest(name, names.iter().map(String::as_str)));
         }
         default.map(str::to_owned)
     }
@@ -345,7 +409,7 @@ impl<'s> Reader<'s> {
         match parse(&filled.text.whole()) {
             Ok(value) => Some(value),
             Err(wrong) => {
-                let fault = at.fault(format!("found {}", at.describe()));
+                let fault = at.fault(at.found());
                 let mut fault = fault.expected(wrong.expected);
                 if let Some(meant) = wrong.meant.filter(|_| !filled.is_filled) {
                     fault.hint = Some(format!("did you mean `{meant}`?"));
@@ -400,14 +464,9 @@ impl<'s> Reader<'s> {
         }
     }
 
-    /// Whether it is the word `off`.
-    pub fn is_off(&mut self, at: &At<'_>) -> bool {
-        matches!(&at.node.value, Value::Scalar(scalar) if scalar.text == "off")
-    }
-
     /// `10s`, `5m` and the like; `is_zero_fine` if `0` makes sense.
     pub fn duration(&mut self, at: &At<'_>, is_zero_fine: bool) -> Option<Duration> {
-        let long = self.parsed(at, "a duration: 500ms, 10s, 5m, 1h, 7d", units::duration)?;
+        let long = self.parsed(at, units::DURATION, units::duration)?;
         if long.is_zero() && !is_zero_fine {
             self.wrong(at, "a duration above 0");
             return None;
@@ -417,14 +476,22 @@ impl<'s> Reader<'s> {
 
     /// `16KiB` and the like, within `range` bytes.
     pub fn size(&mut self, at: &At<'_>, range: RangeInclusive<u64>) -> Option<u64> {
-        let size = self.parsed(at, "a size: 512B, 16KiB, 1MiB", units::size)?;
+        let size = self.parsed(at, units::SIZE, units::size)?;
         if !range.contains(&size) {
             let size = |bytes: u64| match bytes {
-                bytes if bytes >= 1 << 20 && bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20),
-                bytes if bytes >= 1 << 10 && bytes % (1 << 10) == 0 => format!("{}KiB", bytes >> 10),
+                bytes if bytes >= 1 << 20 && bytes.is_multiple_of(1 << 20) => {
+                    format!("{}MiB", bytes >> 20)
+                }
+                bytes if bytes >= 1 << 10 && bytes.is_multiple_of(1 << 10) => {
+                    format!("{}KiB", bytes >> 10)
+                }
                 bytes => format!("{bytes}B"),
             };
-            let expected = format!("a size from {} to {}", size(*range.start()), size(*range.end()));
+            let expected = format!(
+                "a size from {} to {}",
+                size(*range.start()),
+                size(*range.end())
+            );
             self.wrong(at, expected);
             return None;
         }
@@ -438,7 +505,11 @@ impl<'s> Reader<'s> {
 
     /// A log filter.
     pub fn log_filter(&mut self, at: &At<'_>) -> Option<String> {
-        self.parsed(at, "a level: error, warn, info, debug or trace", units::log_filter)
+        self.parsed(
+            at,
+            "a level: error, warn, info, debug or trace",
+            units::log_filter,
+        )
     }
 
     /// One of a few words; those of `later` are not built yet.
@@ -460,7 +531,7 @@ impl<'s> Reader<'s> {
         if later.contains(&text.as_str()) {
             self.later(at, &expected);
         } else {
-            let fault = at.fault(format!("found {}", at.describe())).expected(expected);
+            let fault = at.fault(at.found()).expected(expected);
             self.faults.push(fault.nearest(&text, names));
         }
         None

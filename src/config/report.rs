@@ -60,6 +60,7 @@ impl Problems {
             found: found.to_owned(),
             expected: Some(expected.to_owned()),
             hint: None,
+            focus: None,
             file: None,
         };
         Problems(vec![fault.finish(file, &[], &Hidden::default())])
@@ -67,14 +68,21 @@ impl Problems {
 
     /// Puts `faults` in the order of the file, each once.
     pub(super) fn new(mut faults: Vec<Fault>, file: &str, text: &str, hidden: &Hidden) -> Problems {
+        let lines = lines(text);
+        faults.iter_mut().for_each(|fault| fault.narrow(&lines));
         let place = |fault: &Fault| fault.span.map_or((0, 0), |span| (span.line, span.column));
         faults.sort_by_key(|fault| (fault.file.is_some(), place(fault)));
-        let lines = lines(text);
         let mut list: Vec<Problem> = Vec::new();
         for fault in faults {
             let problem = fault.finish(file, &lines, hidden);
-            // What stands in `defaults` or behind an anchor is read once for each user of it.
-            if !list.contains(&problem) {
+            // What stands in `defaults` is read once for each webhook.
+            let is_near = |other: &&Problem| other.line == problem.line;
+            if !list
+                .iter()
+                .rev()
+                .take_while(is_near)
+                .any(|other| *other == problem)
+            {
                 list.push(problem);
             }
         }
@@ -115,12 +123,16 @@ impl fmt::Display for Problem {
             let carets = "^".repeat(shown.width);
             writeln!(f, "      | {:>1$}", carets, shown.before + shown.width)?;
         }
-        let bar = if self.shown.is_some() { "      =" } else { "  =" };
-        if let Some(hint) = &self.hint {
-            writeln!(f, "{bar} {hint}")?;
-        }
+        let bar = if self.shown.is_some() {
+            "      ="
+        } else {
+            "  ="
+        };
         if let Some(expected) = &self.expected {
             writeln!(f, "{bar} expected {expected}")?;
+        }
+        if let Some(hint) = &self.hint {
+            writeln!(f, "{bar} {hint}")?;
         }
         Ok(())
     }
@@ -175,6 +187,8 @@ pub(super) struct Fault {
     pub found: String,
     pub expected: Option<String>,
     pub hint: Option<String>,
+    /// The word within the span that it is about.
+    pub focus: Option<String>,
     /// If it is not in the configuration but in another file, which is never shown.
     pub file: Option<String>,
 }
@@ -187,7 +201,16 @@ impl Fault {
             found: found.into(),
             expected: None,
             hint: None,
+            focus: None,
             file: None,
+        }
+    }
+
+    /// A problem of the whole file.
+    pub fn of_file(found: impl Into<String>) -> Fault {
+        Fault {
+            span: None,
+            ..Fault::new(Span::at(1, 1), "", found)
         }
     }
 
@@ -201,12 +224,51 @@ impl Fault {
         self
     }
 
+    pub fn focus(mut self, word: impl Into<String>) -> Fault {
+        self.focus = Some(word.into());
+        self
+    }
+
+    /// Narrows the span to the word it is about: in a gap if it stands in one.
+    fn narrow(&mut self, lines: &[String]) {
+        let (Some(span), Some(word)) = (self.span, &self.focus) else {
+            return;
+        };
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        let mut first = None;
+        for number in span.line..=span.end_line {
+            let Some(line) = lines.get(number - 1) else {
+                break;
+            };
+            let begin = if number == span.line {
+                span.column - 1
+            } else {
+                0
+            };
+            for (at, _) in line.match_indices(word.as_str()) {
+                let (before, behind) = (&line[..at], &line[at + word.len()..]);
+                let column = before.chars().count();
+                if column < begin || before.ends_with(is_part) || behind.starts_with(is_part) {
+                    continue;
+                }
+                let found = Span {
+                    line: number,
+                    column: column + 1,
+                    end_line: number,
+                    end_column: column + 1 + word.chars().count(),
+                };
+                if before.contains("{{") || before.contains("{%") {
+                    self.span = Some(found);
+                    return;
+                }
+                first = first.or(Some(found));
+            }
+        }
+        self.span = first.or(self.span);
+    }
+
     /// `did you mean …?`, if something known is near.
-    pub fn nearest<'k>(
-        mut self,
-        found: &str,
-        known: impl IntoIterator<Item = &'k str>,
-    ) -> Fault {
+    pub fn nearest<'k>(mut self, found: &str, known: impl IntoIterator<Item = &'k str>) -> Fault {
         if let Some(name) = nearest(found, known) {
             self.hint = Some(format!("did you mean `{name}`?"));
         }
@@ -239,48 +301,41 @@ impl Fault {
 
 impl Shown {
     fn new(line: &str, span: Span, hidden: &Hidden) -> Shown {
-        let characters: Vec<char> = line.chars().collect();
-        let begin = span.column - 1;
-        let end = match span.end_line {
-            last if last == span.line => span.end_column - 1,
-            _ => line.trim_end().chars().count(),
+        let length = line.chars().count();
+        let ranges = hidden.ranges(span.line, line);
+        let last = match span.end_line == span.line {
+            true => span.end_column - 1,
+            false => line.trim_end().chars().count(),
         };
-        // Rebuilt with every hidden part as three stars; the caret moves along.
+        // Every hidden part becomes three stars, and a caret within it marks all three.
+        let begin = ranges
+            .iter()
+            .find(|range| range.contains(&(span.column - 1)));
+        let begin = begin.map_or(span.column - 1, |range| range.start);
+        let end = ranges
+            .iter()
+            .find(|range| range.start < last && last <= range.end);
+        let end = end.map_or(last, |range| range.end);
         let mut text = String::new();
-        let mut count = 0;
-        let mut place = |text: &mut String, part: &str| {
-            text.push_str(part);
-            count += part.chars().count();
-            count
-        };
-        let (mut before, mut after) = (None, None);
-        let mut at = 0;
-        let mut shown_to = 0;
-        for range in hidden.ranges(span.line, line).into_iter().chain([characters.len()..characters.len()]) {
-            for index in at..range.start.max(at) {
-                if index == begin {
-                    before = Some(shown_to);
+        let mut columns = Vec::with_capacity(length + 1);
+        let mut count: usize = 0;
+        for (index, character) in line.chars().enumerate() {
+            columns.push(count);
+            match ranges.iter().find(|range| range.contains(&index)) {
+                Some(range) if index == range.start => {
+                    text.push_str("***");
+                    count += 3;
                 }
-                let part: String = clean(&characters[index].to_string());
-                shown_to = place(&mut text, &part);
-                if index + 1 == end {
-                    after = Some(shown_to);
+                Some(_) => {}
+                None => {
+                    text.push_str(&clean(character.encode_utf8(&mut [0; 4])));
+                    count += 1;
                 }
             }
-            if range.is_empty() {
-                break;
-            }
-            if range.contains(&begin) {
-                before = Some(shown_to);
-            }
-            shown_to = place(&mut text, "***");
-            if end > range.start && end <= range.end {
-                after = Some(shown_to);
-            }
-            at = range.end;
         }
-        let before = before.unwrap_or(shown_to);
-        let width = after.map_or(1, |after| after.saturating_sub(before)).max(1);
+        columns.push(count);
+        let before = columns[begin.min(length)];
+        let width = columns[end.min(length)].saturating_sub(before).max(1);
         Shown {
             text,
             before,
@@ -306,7 +361,9 @@ impl Shown {
         let middle: String = characters[first..last].iter().collect();
         self.text = format!("{lead}{middle}{trail}");
         self.before = self.before - first + lead.chars().count();
-        self.width = self.width.min(last.saturating_sub(first + self.before).max(1));
+        self.width = self
+            .width
+            .min(last.saturating_sub(first + self.before).max(1));
         self
     }
 }
@@ -357,7 +414,12 @@ mod tests {
             end_column,
         };
         let shown = Shown::new(line, span, &hidden);
-        format!("{}\n{:>2$}", shown.text, "^".repeat(shown.width), shown.before + shown.width)
+        format!(
+            "{}\n{:>2$}",
+            shown.text,
+            "^".repeat(shown.width),
+            shown.before + shown.width
+        )
     }
 
     #[test]
@@ -390,6 +452,30 @@ mod tests {
         let at = carets.find('^').unwrap();
         assert_eq!(cut.chars().skip(at).take(4).collect::<String>(), "here");
         assert!(carets.ends_with("^^^^"));
+    }
+
+    #[test]
+    fn a_problem_of_a_word_points_at_the_word() {
+        let lines = lines("body: >-\n  valeu is {{ valeus }}\n  and {{ valeu }}, yes\n");
+        let span = Span {
+            line: 1,
+            column: 7,
+            end_line: 4,
+            end_column: 1,
+        };
+        for (word, line, column) in [
+            ("valeu", 3, 10),
+            ("valeus", 2, 15),
+            ("yes", 3, 20),
+            ("no", 1, 7),
+        ] {
+            let mut fault = Fault::new(span, "", "").focus(word);
+
+            fault.narrow(&lines);
+
+            let span = fault.span.unwrap();
+            assert_eq!((span.line, span.column), (line, column), "{word}");
+        }
     }
 
     #[test]

@@ -61,7 +61,12 @@ pub(super) const LIMITS: Keys = Keys {
         "value",
         "writes_per_second",
     ],
-    later: &["keep_alive", "receive_maximum", "session_expiry", "topic_aliases"],
+    later: &[
+        "keep_alive",
+        "receive_maximum",
+        "session_expiry",
+        "topic_aliases",
+    ],
 };
 
 /// `users.NAME`
@@ -74,7 +79,14 @@ pub(super) const USER: Keys = Keys {
 /// `devices.NAME`
 pub(super) const DEVICE: Keys = Keys {
     home: "devices.NAME",
-    built: &["names_in_topics", "pins", "publish", "subscribe", "token", "vars"],
+    built: &[
+        "names_in_topics",
+        "pins",
+        "publish",
+        "subscribe",
+        "token",
+        "vars",
+    ],
     later: &["bridge_to", "max_message"],
 };
 
@@ -228,8 +240,16 @@ mod tests {
         for keys in [
             &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &DEFAULTS, &RESPONSE,
         ] {
-            assert!(keys.built.is_sorted() && keys.later.is_sorted(), "{}", keys.home);
-            assert!(keys.built.iter().all(|key| !keys.later.contains(key)), "{}", keys.home);
+            assert!(
+                keys.built.is_sorted() && keys.later.is_sorted(),
+                "{}",
+                keys.home
+            );
+            assert!(
+                keys.built.iter().all(|key| !keys.later.contains(key)),
+                "{}",
+                keys.home
+            );
         }
     }
 

@@ -83,7 +83,9 @@ impl<'s> Sources<'s> {
     pub fn new(surroundings: &'s dyn Surroundings) -> Sources<'s> {
         Sources {
             surroundings,
-            credentials: surroundings.variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            credentials: surroundings
+                .variable("CREDENTIALS_DIRECTORY")
+                .map(PathBuf::from),
             file: None,
             is_partial: false,
         }
@@ -93,7 +95,10 @@ impl<'s> Sources<'s> {
     /// are wrong are added to `faults`; they are never shown.
     pub fn open(&mut self, path: &Path, name: &str, faults: &mut Vec<Fault>) -> Result<(), String> {
         self.is_partial = true;
-        let content = self.surroundings.read(path).map_err(|error| reason(&error))?;
+        let content = self
+            .surroundings
+            .read(path)
+            .map_err(|error| reason(&error))?;
         let content = String::from_utf8(content).map_err(|_| "it is not UTF-8".to_owned())?;
         let mut values = BTreeMap::new();
         let before = faults.len();
@@ -143,7 +148,10 @@ impl<'s> Sources<'s> {
     /// Where was looked, for a message.
     pub fn places(&self) -> String {
         let file = self.file.as_ref().map(|file| format!("in `{}`", file.name));
-        let credentials = self.credentials.as_ref().map(|_| "in systemd's credentials".to_owned());
+        let credentials = self
+            .credentials
+            .as_ref()
+            .map(|_| "in systemd's credentials".to_owned());
         let mut places: Vec<String> = file.into_iter().chain(credentials).collect();
         if places.is_empty() {
             return "in the environment (no `secrets` file is set)".to_owned();
@@ -155,7 +163,11 @@ impl<'s> Sources<'s> {
     /// Every name that the secrets file and the environment have.
     pub fn names(&self) -> Vec<String> {
         let mut names = self.surroundings.variables();
-        names.extend(self.file.iter().flat_map(|file| file.values.keys().cloned()));
+        names.extend(
+            self.file
+                .iter()
+                .flat_map(|file| file.values.keys().cloned()),
+        );
         names.sort();
         names
     }
@@ -164,7 +176,9 @@ impl<'s> Sources<'s> {
 /// Without one pair of quotes around it, as systemd and Docker read such files.
 fn unquoted(value: &str) -> &str {
     for quote in ['"', '\''] {
-        let inner = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+        let inner = value
+            .strip_prefix(quote)
+            .and_then(|rest| rest.strip_suffix(quote));
         if let Some(inner) = inner {
             return inner;
         }
@@ -235,7 +249,13 @@ mod tests {
         ] {
             assert_eq!(pieces(text), Ok(apart), "{text}");
         }
-        for (text, bad) in [("a ${", "${"), ("${A", "${A"), ("${} b", "${}"), ("${A-b}", "${A-b}"), ("${1}", "${1}")] {
+        for (text, bad) in [
+            ("a ${", "${"),
+            ("${A", "${A"),
+            ("${} b", "${}"),
+            ("${A-b}", "${A-b}"),
+            ("${1}", "${1}"),
+        ] {
             assert_eq!(pieces(text), Err(bad), "{text}");
         }
     }
@@ -270,7 +290,9 @@ mod tests {
         let mut sources = Sources::new(&Fake);
         let mut faults = Vec::new();
 
-        sources.open(Path::new("secrets.env"), "secrets.env", &mut faults).unwrap();
+        sources
+            .open(Path::new("secrets.env"), "secrets.env", &mut faults)
+            .unwrap();
 
         assert!(faults.is_empty());
         for (name, value) in [
@@ -290,12 +312,18 @@ mod tests {
         let mut sources = Sources::new(&Fake);
         let mut faults = Vec::new();
 
-        sources.open(Path::new("bad.env"), "bad.env", &mut faults).unwrap();
+        sources
+            .open(Path::new("bad.env"), "bad.env", &mut faults)
+            .unwrap();
 
         let found: Vec<_> = faults.iter().map(|fault| fault.found.as_str()).collect();
         assert_eq!(
             found,
-            ["a line without `=`", "`A` a second time", "a name that is not made of A-Z a-z 0-9 _"]
+            [
+                "a line without `=`",
+                "`A` a second time",
+                "a name that is not made of A-Z a-z 0-9 _"
+            ]
         );
         assert!(sources.is_partial);
     }

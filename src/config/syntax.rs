@@ -10,7 +10,10 @@ pub(super) fn explain(error: &ScanError, text: &str) -> Fault {
     let lines = lines(text);
     let (mut line, mut column) = (error.marker().line(), error.marker().col() + 1);
     // The parser notices at the end of the file what began before it.
-    if lines.get(line - 1).is_none_or(|text| text.trim().is_empty()) {
+    if lines
+        .get(line - 1)
+        .is_none_or(|text| text.trim().is_empty())
+    {
         let last = lines[..(line - 1).min(lines.len())]
             .iter()
             .rposition(|text| !text.trim().is_empty());
@@ -46,7 +49,7 @@ pub(super) fn explain(error: &ScanError, text: &str) -> Fault {
         | ErrorKind::BlockSequenceEntryNotAllowed
         | ErrorKind::ExpectedDocumentStart
         | ErrorKind::InvalidBlockScalarIndent
-        | ErrorKind::InvalidQuotedScalarIndent => indentation(line, column, &lines),
+        | ErrorKind::InvalidQuotedScalarIndent => indentation(line, &lines),
         ErrorKind::SimpleKeyExpected | ErrorKind::InvalidSimpleKey => {
             at("a line without `:`").expected("`key: value`, with a blank behind the `:`")
         }
@@ -69,6 +72,9 @@ pub(super) fn explain(error: &ScanError, text: &str) -> Fault {
         ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
             at(&format!("a `{close}` that closes a `{open}`")).expected(closing(*open))
         }
+        ErrorKind::InvalidColonPlacement => {
+            at("a `:` where none can stand").hint("is a `[`, `{` or quote above it not closed?")
+        }
         ErrorKind::MisplacedFlowCollectionEnd => at("a closing bracket that nothing opens")
             .hint("put quotes around a text that holds brackets"),
         ErrorKind::UnknownAnchor => at("an alias (`*name`) without its anchor (`&name`)")
@@ -77,10 +83,11 @@ pub(super) fn explain(error: &ScanError, text: &str) -> Fault {
         ErrorKind::MissingAnchorOrAliasName => {
             at("a `*` or `&` without a name").hint("for all devices write `\"*\"`, with the quotes")
         }
-        ErrorKind::UnexpectedCharacter { character } => {
-            at(&format!("a text that begins with `{}`", clean(&character.to_string())))
-                .expected("quotes around it")
-        }
+        ErrorKind::UnexpectedCharacter { character } => at(&format!(
+            "a text that begins with `{}`",
+            clean(&character.to_string())
+        ))
+        .expected("quotes around it"),
         ErrorKind::InvalidTrailingSingleQuotedScalar
         | ErrorKind::InvalidTrailingDoubleQuotedScalar => {
             at("text behind a closing quote").expected("the quotes around the whole text")
@@ -88,9 +95,9 @@ pub(super) fn explain(error: &ScanError, text: &str) -> Fault {
         ErrorKind::UnknownQuotedScalarEscape => at("a backslash in double quotes")
             .expected("an escape of YAML such as `\\n`, or `\\\\` for the backslash itself")
             .hint("between single quotes a backslash is itself"),
-        ErrorKind::RecursionLimitExceeded => {
-            at(&format!("more than {MAX_DEPTH} levels, one inside the other"))
-        }
+        ErrorKind::RecursionLimitExceeded => at(&format!(
+            "more than {MAX_DEPTH} levels, one inside the other"
+        )),
         kind => at(&format!("this is not YAML: {kind}")),
     }
 }
@@ -113,20 +120,24 @@ fn has_second_colon(line: &str) -> bool {
 }
 
 /// Compares the line with the one above, which is where the eye goes.
-fn indentation(line: usize, column: usize, lines: &[String]) -> Fault {
+fn indentation(line: usize, lines: &[String]) -> Fault {
     let width = |text: &str| text.chars().take_while(|c| *c == ' ').count();
     let is_content = |text: &&String| {
         let text = text.trim();
         !text.is_empty() && !text.starts_with('#')
     };
     let own = lines.get(line - 1).map_or(0, |text| width(text));
-    let above = lines[..line - 1].iter().rfind(is_content).map(|text| width(text));
-    let found = match above {
-        Some(above) if above != own => {
-            format!("this line is indented by {own}, the one above by {above}")
+    let above = lines[..line - 1].iter().rposition(|text| is_content(&text));
+    let found = match above.map(|above| (above, width(&lines[above]))) {
+        Some((above, indent)) if !lines[above].contains(':') => {
+            return Fault::new(Span::at(above + 1, indent + 1), "", "a line without `:`")
+                .expected("`key: value`, with a blank behind the `:`");
+        }
+        Some((_, indent)) if indent != own => {
+            format!("this line is indented by {own}, the one above by {indent}")
         }
         _ => "this line does not go on from the one above".to_owned(),
     };
-    Fault::new(Span::at(line, column), "", found)
+    Fault::new(Span::at(line, own + 1), "", found)
         .expected("`key: value`, indented like the other keys of the same map")
 }

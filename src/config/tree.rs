@@ -147,11 +147,7 @@ fn measure<'n>(inner: impl Iterator<Item = &'n Rc<Node>>) -> (usize, usize) {
 
 /// Reads `text`. The problems found are added to `faults`, and what must not be
 /// shown to `hidden`; without a root nothing else can be said about the file.
-pub(super) fn parse(
-    text: &str,
-    faults: &mut Vec<Fault>,
-    hidden: &mut Hidden,
-) -> Option<Rc<Node>> {
+pub(super) fn parse(text: &str, faults: &mut Vec<Fault>, hidden: &mut Hidden) -> Option<Rc<Node>> {
     let options = granit_parser::options! {
         emit_comments: false,
         flow_nesting_limit: MAX_DEPTH,
@@ -168,11 +164,19 @@ pub(super) fn parse(
     for event in Parser::new_from_str_with_options(text, options) {
         let taken = match event {
             Ok((event, span)) => builder.take(event, Span::of(&span)),
-            Err(error) => Err(syntax::explain(&error, text)),
+            Err(error) => Err(Box::new(syntax::explain(&error, text))),
         };
         if let Err(fault) = taken {
             builder.hidden.guess(text);
-            builder.faults.push(fault);
+            // What led to it has been said already: `url: {{ value }}/path`.
+            let line = |fault: &Fault| fault.span.map(|span| span.line);
+            if !builder
+                .faults
+                .iter()
+                .any(|known| line(known) == line(&fault))
+            {
+                builder.faults.push(*fault);
+            }
             return None;
         }
     }
@@ -221,7 +225,7 @@ enum PendingKey {
 }
 
 impl Builder<'_> {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Fault> {
+    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Box<Fault>> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_text = self.tag(tag.as_deref(), span, "str");
@@ -254,12 +258,10 @@ impl Builder<'_> {
                 self.complete(value, span, frame.anchor)
             }
             Event::Alias(anchor) => self.alias(anchor, span),
-            Event::DocumentStart(..) if self.root.is_some() => Err(Fault::new(
-                span,
-                "",
-                "a second document begins here (`---`)",
-            )
-            .expected("one document in the file")),
+            Event::DocumentStart(..) if self.root.is_some() => {
+                let fault = Fault::new(span, "", "a second document begins here (`---`)");
+                Err(fault.expected("one document in the file").into())
+            }
             _ => Ok(()),
         }
     }
@@ -284,20 +286,22 @@ impl Builder<'_> {
         is_own
     }
 
-    fn alias(&mut self, anchor: usize, span: Span) -> Result<(), Fault> {
+    fn alias(&mut self, anchor: usize, span: Span) -> Result<(), Box<Fault>> {
         let Some(node) = self.anchors.get(&anchor).cloned() else {
-            return Err(Fault::new(span, self.path(), "an alias inside its own anchor"));
+            let fault = Fault::new(span, self.path(), "an alias inside its own anchor");
+            return Err(fault.into());
         };
         self.aliased = self.aliased.saturating_add(node.weight);
         if self.aliased > MAX_ALIASED {
             let found = format!("aliases (`*name`) that stand for more than {MAX_ALIASED} values");
-            return Err(Fault::new(span, self.path(), found)
-                .expected("fewer aliases, or none to what holds aliases itself"));
+            let fault = Fault::new(span, self.path(), found);
+            let expected = "fewer aliases, or none to what holds aliases itself";
+            return Err(fault.expected(expected).into());
         }
         self.put(node, span)
     }
 
-    fn complete(&mut self, value: Value, span: Span, anchor: usize) -> Result<(), Fault> {
+    fn complete(&mut self, value: Value, span: Span, anchor: usize) -> Result<(), Box<Fault>> {
         let node = Rc::new(Node::new(value, span));
         if anchor != 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
@@ -305,10 +309,10 @@ impl Builder<'_> {
         self.put(node, span)
     }
 
-    fn put(&mut self, node: Rc<Node>, span: Span) -> Result<(), Fault> {
+    fn put(&mut self, node: Rc<Node>, span: Span) -> Result<(), Box<Fault>> {
         if self.stack.len() + node.depth > MAX_DEPTH {
             let found = format!("more than {MAX_DEPTH} levels, one inside the other");
-            return Err(Fault::new(span, self.path(), found));
+            return Err(Fault::new(span, self.path(), found).into());
         }
         let is_name = self.is_name_level();
         let path = self.path();
@@ -325,7 +329,7 @@ impl Builder<'_> {
         };
         match map.pending.take() {
             None => {
-                let fault = map.begin(&node, span, path);
+                let fault = map.begin(&node, span, frame.span, path);
                 self.faults.extend(fault);
             }
             Some(PendingKey::Good(key)) => {
@@ -356,7 +360,8 @@ impl Builder<'_> {
             for source in sources {
                 let Value::Map(more) = &source.value else {
                     let fault = Fault::new(source.span, self.path(), "`<<` takes no such value");
-                    self.faults.push(fault.expected("the alias of a map, or a list of them"));
+                    self.faults
+                        .push(fault.expected("the alias of a map, or a list of them"));
                     continue;
                 };
                 for entry in more {
@@ -407,10 +412,14 @@ impl Builder<'_> {
 
 impl OpenMap {
     /// Takes `node` as the next key; returns what is wrong with it.
-    fn begin(&mut self, node: &Node, span: Span, path: String) -> Option<Fault> {
+    fn begin(&mut self, node: &Node, span: Span, own: Span, path: String) -> Option<Fault> {
         let Value::Scalar(scalar) = &node.value else {
             self.pending = Some(PendingKey::Bad);
             self.is_broken = true;
+            if (span.line, span.column) == (own.line, own.column + 1) {
+                let fault = Fault::new(Span::at(own.line, own.column), path, "`{{` without quotes");
+                return Some(fault.expected("quotes around a text that begins with `{{`"));
+            }
             return Some(
                 Fault::new(span, path, "a list or map stands where a key belongs")
                     .expected("`key: value`")
@@ -428,7 +437,10 @@ impl OpenMap {
                 Fault::new(
                     span,
                     join(&path, key),
-                    format!("the key `{key}` stands on line {line} and again on line {}", span.line),
+                    format!(
+                        "the key `{key}` stands on line {line} and again on line {}",
+                        span.line
+                    ),
                 )
                 .expected("each key once"),
             );
@@ -481,9 +493,15 @@ mod tests {
     #[test]
     fn scalars_are_what_yaml_1_2_says() {
         for (text, shown) in [
-            ("[5, -5, 0x1F, 0o17, 1.5, 1., .5, 1e3, +2, .inf]", "[#5, #-5, #0x1F, #0o17, #1.5, #1., #.5, #1e3, #+2, #.inf]"),
+            (
+                "[5, -5, 0x1F, 0o17, 1.5, 1., .5, 1e3, +2, .inf]",
+                "[#5, #-5, #0x1F, #0o17, #1.5, #1., #.5, #1e3, #+2, #.inf]",
+            ),
             ("[true, False, null, ~]", "[#true, #False, #null, #~]"),
-            ("[yes, no, on, off, 1_000, 1.2.3, 12:30, e3, .]", "[yes, no, on, off, 1_000, 1.2.3, 12:30, e3, .]"),
+            (
+                "[yes, no, on, off, 1_000, 1.2.3, 12:30, e3, .]",
+                "[yes, no, on, off, 1_000, 1.2.3, 12:30, e3, .]",
+            ),
             ("['5', \"true\", !!str 5, ! 5]", "[5, true, 5, 5]"),
             ("a:\nb: |\n  x\n", "{a: #~, b: x\n}"),
         ] {
@@ -508,9 +526,15 @@ mod tests {
     fn places_count_from_one_in_characters() {
         let (root, _) = read("é: {ü: [1, wort]}\n");
         let root = root.unwrap();
-        let Value::Map(outer) = &root.value else { panic!() };
-        let Value::Map(inner) = &outer[0].value.value else { panic!() };
-        let Value::List(items) = &inner[0].value.value else { panic!() };
+        let Value::Map(outer) = &root.value else {
+            panic!()
+        };
+        let Value::Map(inner) = &outer[0].value.value else {
+            panic!()
+        };
+        let Value::List(items) = &inner[0].value.value else {
+            panic!()
+        };
 
         let span = items[1].span;
 
@@ -523,7 +547,11 @@ mod tests {
         for n in 1..100 {
             chain.push_str(&format!("a{n}: &a{n} [*a{}]\n", n - 1));
         }
-        let long = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(100));
+        let long = format!(
+            "a: &a {}\nb: [{}]\n",
+            "x".repeat(100_000),
+            "*a, ".repeat(100)
+        );
         for (text, says) in [
             ("[".repeat(100_000), "levels"),
             (chain, "levels"),

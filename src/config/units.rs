@@ -6,6 +6,12 @@ use std::time::Duration;
 /// Longest duration: times are added to the clock, which must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// What a duration is, for messages.
+pub(super) const DURATION: &str = "a duration: 500ms, 10s, 5m, 1h, 7d, or 0";
+
+/// What a size is, for messages.
+pub(super) const SIZE: &str = "a size: 512B, 16KiB, 1MiB";
+
 /// Why a text is not what it should be.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
@@ -23,9 +29,8 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
 
 /// `500ms 10s 5m 1h 7d`, or `0`.
 pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
-    const EXPECTED: &str = "a duration: 500ms, 10s, 5m, 1h, 7d, or 0";
     let wrong = |meant| Wrong {
-        expected: EXPECTED,
+        expected: DURATION,
         meant,
     };
     if text == "0" {
@@ -54,7 +59,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
 /// `512B 16KiB 1MiB`
 pub(super) fn size(text: &str) -> Result<u64, Wrong> {
     let wrong = |meant| Wrong {
-        expected: "a size: 512B, 16KiB, 1MiB",
+        expected: SIZE,
         meant,
     };
     let (number, unit) = number_and_unit(text).ok_or_else(|| wrong(None))?;
@@ -87,7 +92,10 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
     let meant = match text.rsplit_once(':') {
         Some(("localhost", port)) if port.parse::<u16>().is_ok() => format!("127.0.0.1:{port}"),
         Some(("*" | "", port)) if port.parse::<u16>().is_ok() => port.to_owned(),
-        _ if text.parse::<IpAddr>().is_ok_and(|address| address.is_ipv4()) => {
+        _ if text
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_ipv4()) =>
+        {
             format!("{text}:1883")
         }
         _ if text.parse::<IpAddr>().is_ok() => format!("[{text}]:1883"),
@@ -164,7 +172,12 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("512B", 512), ("16KiB", 16_384), ("1MiB", 1_048_576), ("0B", 0)] {
+        for (text, bytes) in [
+            ("512B", 512),
+            ("16KiB", 16_384),
+            ("1MiB", 1_048_576),
+            ("0B", 0),
+        ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for (text, near) in [
@@ -204,7 +217,12 @@ mod tests {
 
     #[test]
     fn log_filters() {
-        for text in ["info", "off", "warn,pinhook::mqtt=debug", "a=trace,b-c=error"] {
+        for text in [
+            "info",
+            "off",
+            "warn,pinhook::mqtt=debug",
+            "a=trace,b-c=error",
+        ] {
             assert_eq!(log_filter(text), Ok(text.to_owned()));
         }
         for (text, near) in [

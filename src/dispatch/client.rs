@@ -86,7 +86,11 @@ impl Client {
     ) -> Result<Received, SendError> {
         let server = server_of(&request);
         let explain = |error: reqwest::Error| explain(&error, &server, timeouts);
-        let mut response = self.build(request, id, timeouts).send().await.map_err(explain)?;
+        let mut response = self
+            .build(request, id, timeouts)
+            .send()
+            .await
+            .map_err(explain)?;
         let status = response.status().as_u16();
         let too_large = || SendError::TooLarge {
             status,
@@ -116,7 +120,12 @@ impl Client {
     }
 
     fn build(&self, request: Request, id: &str, timeouts: Timeouts) -> reqwest::RequestBuilder {
-        let has = |name: &str| request.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let has = |name: &str| {
+            request
+                .headers
+                .iter()
+                .any(|(own, _)| own.eq_ignore_ascii_case(name))
+        };
         let has_id = has(DELIVERY_HEADER);
         let mut building = self
             .0

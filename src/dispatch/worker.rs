@@ -9,8 +9,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Received, SendError};
 use super::Settings;
+use super::client::{Client, Received, SendError};
 use crate::hub::inbox::Next;
 use crate::hub::{Finished, Hub, Inbox};
 use crate::model::gate::{Ticket, Verdict};
@@ -150,7 +150,11 @@ impl Sending {
             return End::new(Outcome::Shutdown, Verdict::Unknown);
         };
         let scope = Arc::new(self.scope(delivery, device));
-        if webhook.request.templates().any(|t| t.leaves_placeholder(&scope)) {
+        if webhook
+            .request
+            .templates()
+            .any(|t| t.leaves_placeholder(&scope))
+        {
             self.worker.warn_of_placeholder(&scope);
         }
         let request = match webhook.request.render(&scope) {
@@ -178,7 +182,12 @@ impl Sending {
     }
 
     fn scope(&self, delivery: &Delivery, device: Arc<Device>) -> Scope {
-        let Worker { hub, inbox, settings, .. } = &*self.worker;
+        let Worker {
+            hub,
+            inbox,
+            settings,
+            ..
+        } = &*self.worker;
         let webhook = inbox.webhook();
         let Trigger::Pin(pin) = delivery.trigger;
         let mut templates = webhook.response.values.iter().flatten();
@@ -201,7 +210,11 @@ impl Sending {
     }
 
     fn receive(&self, received: Received, scope: &Scope, delivery: &Delivery) -> End {
-        let Received { status, headers, body } = received;
+        let Received {
+            status,
+            headers,
+            body,
+        } = received;
         let end = |outcome, verdict| End {
             status: Some(status),
             bytes: body.len(),
@@ -216,7 +229,9 @@ impl Sending {
         let rule = &self.worker.inbox.webhook().response;
         let Trigger::Pin(trigger) = delivery.trigger;
         // A redirect that is not followed has a page for browsers, not an answer.
-        let target = rule.target(trigger).filter(|_| !body.is_empty() && status != 302);
+        let target = rule
+            .target(trigger)
+            .filter(|_| !body.is_empty() && status != 302);
         let Some(pin) = target else {
             return end(Outcome::Ok, Verdict::Success);
         };

@@ -17,10 +17,12 @@ use crate::model::bucket::Bucket;
 use crate::model::diag::Diag;
 use crate::model::gate::{Ticket, Transition, Verdict};
 use crate::model::webhook::{Delivery, DeliveryId, Trigger};
-use crate::model::{Device, DeviceName, Outcome, Pin, PinValue, Source, Webhook, WebhookName, Write};
+use crate::model::{
+    Device, DeviceName, Outcome, Pin, PinValue, Source, Webhook, WebhookName, Write,
+};
 pub use event::{Changes, Downlink, Report, WebhookState, What};
-pub use inbox::{Counts, Inbox};
 use inbox::End;
+pub use inbox::{Counts, Inbox};
 
 /// Reports that wait for the observer; beyond it the oldest is forgotten, since
 /// nobody may hold the hub up by not looking.
@@ -137,7 +139,12 @@ impl Hub {
     /// A hub of these devices and webhooks. An observer finds all of them in
     /// its first [`Changes`].
     pub fn new(settings: Settings) -> Hub {
-        let inboxes: Vec<_> = settings.webhooks.into_iter().map(Inbox::new).map(Arc::new).collect();
+        let inboxes: Vec<_> = settings
+            .webhooks
+            .into_iter()
+            .map(Inbox::new)
+            .map(Arc::new)
+            .collect();
         let devices = settings.devices.into_iter().map(|device| {
             let listens = |inbox: &&Arc<Inbox>| inbox.webhook().devices.contains(&device.name);
             let state = DeviceState {
@@ -224,7 +231,12 @@ impl Hub {
         Ok(())
     }
 
-    fn check(&self, write: &Write, device: &mut DeviceState, now: Instant) -> Result<(), WriteError> {
+    fn check(
+        &self,
+        write: &Write,
+        device: &mut DeviceState,
+        now: Instant,
+    ) -> Result<(), WriteError> {
         let found = write.value.as_wire().len();
         if found > self.0.value {
             return Err(WriteError::TooLong {
@@ -251,7 +263,10 @@ impl Hub {
         };
         match pins {
             None => device.values.iter().for_each(send),
-            Some(pins) => pins.iter().filter_map(|pin| device.values.get_key_value(pin)).for_each(send),
+            Some(pins) => pins
+                .iter()
+                .filter_map(|pin| device.values.get_key_value(pin))
+                .for_each(send),
         }
     }
 
@@ -263,13 +278,20 @@ impl Hub {
     /// The values of all pins of a device.
     pub fn values(&self, device: &DeviceName) -> BTreeMap<Pin, PinValue> {
         let state = self.lock();
-        state.devices.get(device).map(|device| device.values.clone()).unwrap_or_default()
+        state
+            .devices
+            .get(device)
+            .map(|device| device.values.clone())
+            .unwrap_or_default()
     }
 
     /// A configured device.
     pub fn device(&self, name: &str) -> Option<Arc<Device>> {
         let state = self.lock();
-        state.devices.get(name).map(|device| Arc::clone(&device.device))
+        state
+            .devices
+            .get(name)
+            .map(|device| Arc::clone(&device.device))
     }
 
     /// Notes that a connection of `device` is there, until the attachment is dropped.
@@ -361,7 +383,9 @@ impl Hub {
             }
         }
         for waited in after.ended {
-            state.dirty.report(ended_unsent(inbox, waited, Outcome::Stopped));
+            state
+                .dirty
+                .report(ended_unsent(inbox, waited, Outcome::Stopped));
         }
         if after.is_news {
             state.dirty.webhooks.insert(webhook.clone());
@@ -428,7 +452,9 @@ impl Hub {
         state.is_stopping = true;
         for inbox in state.webhooks.values() {
             for waited in inbox.close() {
-                state.dirty.report(ended_unsent(inbox, waited, Outcome::Shutdown));
+                state
+                    .dirty
+                    .report(ended_unsent(inbox, waited, Outcome::Shutdown));
             }
         }
         drop(guard);
@@ -454,7 +480,9 @@ impl Hub {
                 continue;
             };
             if let Some(value) = device.values.get(&pin) {
-                changes.pins.push((Arc::clone(&device.device), pin, value.clone()));
+                changes
+                    .pins
+                    .push((Arc::clone(&device.device), pin, value.clone()));
             }
         }
         for name in state.dirty.status.drain() {
@@ -463,7 +491,9 @@ impl Hub {
             }
         }
         for name in state.dirty.webhooks.drain() {
-            changes.webhooks.extend(state.webhooks.get(&name).map(|inbox| inbox.state()));
+            changes
+                .webhooks
+                .extend(state.webhooks.get(&name).map(|inbox| inbox.state()));
         }
         changes
     }
@@ -488,7 +518,8 @@ pub struct Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.hub.count_connection(&self.device, |connections| connections - 1);
+        self.hub
+            .count_connection(&self.device, |connections| connections - 1);
     }
 }
 

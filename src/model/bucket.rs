@@ -33,8 +33,8 @@ impl Bucket {
             .at
             .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.at = Some(now);
-        self.level = Self::burst(self.rate)
-            .min(self.level + passed.as_secs_f64() * f64::from(self.rate));
+        self.level =
+            Self::burst(self.rate).min(self.level + passed.as_secs_f64() * f64::from(self.rate));
         if self.level < 1.0 {
             return false;
         }

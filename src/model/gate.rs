@@ -255,7 +255,10 @@ mod tests {
             gate.admit(&porch(), start + SECOND / 2),
             Admit::At(start + SECOND)
         );
-        assert!(matches!(gate.admit(&porch(), start + SECOND), Admit::Now(_)));
+        assert!(matches!(
+            gate.admit(&porch(), start + SECOND),
+            Admit::Now(_)
+        ));
     }
 
     #[test]

@@ -154,7 +154,11 @@ mod tests {
     fn take(pending: &mut Pending, now: Instant) -> Option<String> {
         pending.first(now)?;
         let taken = pending.take_first()?;
-        Some(format!("{} {}", taken.write.device, taken.write.value.commas()))
+        Some(format!(
+            "{} {}",
+            taken.write.device,
+            taken.write.value.commas()
+        ))
     }
 
     #[test]

@@ -168,9 +168,18 @@ mod tests {
             ("V", "pin `V`: expected V, D or A and a number, as in V5"),
             ("", "pin ``: expected V, D or A and a number, as in V5"),
             ("5", "pin `5`: expected V, D or A and a number, as in V5"),
-            ("V-1", "pin `V-1`: expected V, D or A and a number, as in V5"),
-            ("V+1", "pin `V+1`: expected V, D or A and a number, as in V5"),
-            ("V1 ", "pin `V1 `: expected V, D or A and a number, as in V5"),
+            (
+                "V-1",
+                "pin `V-1`: expected V, D or A and a number, as in V5",
+            ),
+            (
+                "V+1",
+                "pin `V+1`: expected V, D or A and a number, as in V5",
+            ),
+            (
+                "V1 ",
+                "pin `V1 `: expected V, D or A and a number, as in V5",
+            ),
             ("é1", "pin `é1`: expected V, D or A and a number, as in V5"),
         ] {
             assert_eq!(text.parse::<Pin>().unwrap_err().to_string(), says);

@@ -67,8 +67,19 @@ impl Names {
     /// All of them.
     pub fn all(self) -> &'static [&'static str] {
         const NAMES: &[&str] = &[
-            "value", "values", "pin", "pins", "device", "now", "timestamp", "source", "id",
-            "status", "headers", "body", "json",
+            "value",
+            "values",
+            "pin",
+            "pins",
+            "device",
+            "now",
+            "timestamp",
+            "source",
+            "id",
+            "status",
+            "headers",
+            "body",
+            "json",
         ];
         const RESPONSE_ONLY: usize = 4;
         match self {
@@ -177,7 +188,9 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     engine.set_syntax(syntax.expect("the standard delimiters are valid"));
     engine.add_filter("raw", |value: Value| value);
-    engine.add_filter("urlencode", |value: Value| escape::percent(&value.to_string()));
+    engine.add_filter("urlencode", |value: Value| {
+        escape::percent(&value.to_string())
+    });
     // One would let a value pass for safe, the other show the whole scope.
     engine.remove_filter("safe");
     engine.remove_global("debug");
@@ -204,7 +217,11 @@ impl Template {
                 Body::Gaps(Box::new(Gaps::parse(scanned, place, origin_end, spelling)?))
             }
         };
-        Ok(Template { place, body, origin })
+        Ok(Template {
+            place,
+            body,
+            origin,
+        })
     }
 
     /// Where its text will stand.
@@ -403,7 +420,10 @@ impl Expression {
 }
 
 fn uses(names: &HashSet<String>, name: &str) -> bool {
-    let inside = |used: &str| used.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
+    let inside = |used: &str| {
+        used.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with('.'))
+    };
     names.iter().any(|used| used == name || inside(used))
 }
 

@@ -284,9 +284,8 @@ impl RequestTemplate {
                 Some(form.finish())
             }
         };
-        let is_content_type = |(name, _): &(String, String)| {
-            name.eq_ignore_ascii_case("content-type")
-        };
+        let is_content_type =
+            |(name, _): &(String, String)| name.eq_ignore_ascii_case("content-type");
         if let Some(default) = self.body.content_type()
             && !headers.iter().any(is_content_type)
         {
@@ -556,9 +555,17 @@ pub(crate) mod tests {
             (Some("application/json; charset=utf-8"), "%s", Place::Json),
             (Some("Application/LD+JSON"), "%s", Place::Json),
             (Some("text/plain"), "[1]", Place::Text),
-            (Some("application/x-www-form-urlencoded"), "a=%s", Place::Form),
+            (
+                Some("application/x-www-form-urlencoded"),
+                "a=%s",
+                Place::Form,
+            ),
         ] {
-            assert_eq!(body_place(content_type, text), place, "{content_type:?} {text}");
+            assert_eq!(
+                body_place(content_type, text),
+                place,
+                "{content_type:?} {text}"
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 //! One task per client. It never waits for anything but its own socket and its
 //! own session, so no client can hold another one up.
 
+mod admit;
 mod wire;
 
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -24,13 +25,14 @@ use super::packet::{
     Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Publish, Qos, Reason, RetainHandling,
     Subscribe, Unsubscribe, Version,
 };
-use crate::access::{Credentials, Principal};
+use crate::access::Principal;
 use crate::broker::topic::{TopicError, validate_filter, validate_topic};
 use crate::broker::{
     self, Cause, ClientKey, End, Held, Message, Next, Open, QoS, STALL, Session, SubscribeError,
     Subscription, Will,
 };
 use crate::hub::Attachment;
+use admit::{Admitted, admit};
 use wire::{Wire, message_properties, packet_publish};
 
 /// How long a client may take to send its CONNECT (broker.md, CONNECT).
@@ -42,9 +44,6 @@ const GOODBYE_TIME: Duration = Duration::from_secs(1);
 /// Bytes that wait to be written before nothing more is taken from session or
 /// client: what a client does not read stays in its bounded queue.
 const HIGH_WATER: usize = 16 * 1024;
-
-/// Longest client id, in bytes; the specification asks for 23 at least.
-const MAX_CLIENT_ID: usize = 256;
 
 /// How many QoS 1 messages a client may send without waiting for our
 /// acknowledgements. They are handled one by one, so it is only a promise.
@@ -88,100 +87,6 @@ pub(super) async fn serve<S>(
         }
         Err((reason, why)) => wire.refuse(reason, &why).await,
     }
-}
-
-/// Somebody who may come in, and the will they leave.
-struct Admitted {
-    principal: Principal,
-    mount: Mount,
-    will: Option<Will>,
-}
-
-type Refused = (Reason, String);
-
-/// Checks a CONNECT.
-async fn admit(
-    shared: &Shared,
-    connect: &Connect,
-    peer: SocketAddr,
-) -> Result<Admitted, Refused> {
-    if connect.authentication_method.is_some() {
-        let why = "only user name and password are offered".to_owned();
-        return Err((Reason::BAD_AUTHENTICATION_METHOD, why));
-    }
-    let principal = log_in(shared, connect, peer).await?;
-    let id = &connect.client_id;
-    let needs_clean = connect.version == Version::V311 && !connect.clean_start;
-    if id.len() > MAX_CLIENT_ID || (id.is_empty() && needs_clean) {
-        let why = format!("client id: expected at most {MAX_CLIENT_ID} bytes, and not none for a kept session");
-        return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, why));
-    }
-    let mount = match &principal {
-        Principal::Device { login, is_mounted: true } => Mount::of(&login.device.name),
-        _ => Mount::default(),
-    };
-    let will = match &connect.will {
-        Some(will) => Some(check_will(shared, &principal, &mount, will, connect.version)?),
-        None => None,
-    };
-    Ok(Admitted {
-        principal,
-        mount,
-        will,
-    })
-}
-
-async fn log_in(shared: &Shared, connect: &Connect, peer: SocketAddr) -> Result<Principal, Refused> {
-    let Some(name) = &connect.username else {
-        let why = "log in as user `device` with the device's token as password".to_owned();
-        shared.log_refused_login(None, peer);
-        return Err((Reason::NOT_AUTHORIZED, why));
-    };
-    let secret = connect.password.as_ref().map_or("", |password| &password.0);
-    let credentials = Credentials {
-        name,
-        secret,
-        address: peer.ip().to_canonical(),
-    };
-    match shared.access.log_in(&credentials).await {
-        Ok(principal) => Ok(principal),
-        Err(denied) => {
-            shared.log_refused_login(Some(name), peer);
-            sleep(denied.delay).await;
-            let why = "wrong user name, password or token".to_owned();
-            Err((Reason::BAD_USER_NAME_OR_PASSWORD, why))
-        }
-    }
-}
-
-fn check_will(
-    shared: &Shared,
-    principal: &Principal,
-    mount: &Mount,
-    will: &super::packet::Will,
-    version: Version,
-) -> Result<Will, Refused> {
-    if will.qos == Qos::ExactlyOnce && version == Version::V5 {
-        return Err((Reason::QOS_NOT_SUPPORTED, "will: QoS 2 is not offered".to_owned()));
-    }
-    let topic = mount.full(&will.topic);
-    validate_topic(&will.topic, shared.settings.topic)
-        .and_then(|()| validate_topic(&topic, shared.settings.topic))
-        .map_err(|error| (Reason::TOPIC_NAME_INVALID, format!("will: {error}")))?;
-    if let Err(refusal) = principal.may_publish(&topic) {
-        let why = format!("will on {} refused: {refusal}", will.topic);
-        tracing::warn!(login = principal.login(), "{why}");
-        return Err((Reason::NOT_AUTHORIZED, why));
-    }
-    Ok(Will {
-        message: Message {
-            topic: topic.into(),
-            payload: will.payload.clone(),
-            qos: broker_qos(will.qos),
-            retain: will.retain,
-            properties: message_properties(&will.properties, mount),
-        },
-    })
 }
 
 /// A client that has come in.
@@ -436,10 +341,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         let topic = self.mount.full(&publish.topic);
         let limit = self.shared.settings.topic;
-        let valid = validate_topic(&publish.topic, limit).and_then(|()| validate_topic(&topic, limit));
+        let valid =
+            validate_topic(&publish.topic, limit).and_then(|()| validate_topic(&topic, limit));
         let taken = match valid {
             Err(error @ (TopicError::TooLong { .. } | TopicError::TooManyLevels(_))) => {
-                self.shared.intake.tell(&self.principal, &format!("publish refused: {error}"), now);
+                self.shared
+                    .intake
+                    .tell(&self.principal, &format!("publish refused: {error}"), now);
                 Taken::refused(Reason::TOPIC_NAME_INVALID)
             }
             Err(error) => return Err(Ending::Fault(Reason::TOPIC_NAME_INVALID, error.to_string())),
@@ -452,7 +360,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     properties: message_properties(&publish.properties, &self.mount),
                 };
                 let from = Some(&self.session);
-                self.shared.intake.take(&self.principal, from, message, &publish.topic, now)
+                self.shared
+                    .intake
+                    .take(&self.principal, from, message, &publish.topic, now)
             }
         };
         let ack = publish.packet_id.map(|packet_id| Ack {
@@ -477,7 +387,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         for wish in &subscribe.filters {
             let filter = self.mount.full_filter(&wish.filter);
             let limit = self.shared.settings.topic;
-            if validate_filter(&wish.filter, limit).and(validate_filter(&filter, limit)).is_err() {
+            if validate_filter(&wish.filter, limit)
+                .and(validate_filter(&filter, limit))
+                .is_err()
+            {
                 reasons.push(Reason::TOPIC_FILTER_INVALID);
                 continue;
             }
@@ -511,8 +424,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) {
         let filters = unsubscribe.filters.iter();
-        let filters: Vec<_> = filters.map(|filter| self.mount.full_filter(filter)).collect();
-        let found = self.shared.intake.broker.unsubscribe(&self.session, &filters);
+        let filters: Vec<_> = filters
+            .map(|filter| self.mount.full_filter(filter))
+            .collect();
+        let found = self
+            .shared
+            .intake
+            .broker
+            .unsubscribe(&self.session, &filters);
         let reasons: Vec<_> = found
             .into_iter()
             .map(|was_there| match was_there {
@@ -546,10 +465,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return;
         };
         let properties = wire::properties(outgoing, &self.mount);
-        if !self.wire.try_queue(&packet_publish(outgoing, topic, &properties)) {
+        if !self
+            .wire
+            .try_queue(&packet_publish(outgoing, topic, &properties))
+        {
             let line = format!("a message on {topic} is larger than this client takes");
             self.session.discard(outgoing);
-            self.shared.intake.tell(&self.principal, &line, Instant::now());
+            self.shared
+                .intake
+                .tell(&self.principal, &line, Instant::now());
         }
     }
 
@@ -572,7 +496,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             }
             Ending::Goodbye => {
                 let _ = self.fill();
-                (End::Normal, Some((Reason::SERVER_SHUTTING_DOWN, "pinhook stops")))
+                (
+                    End::Normal,
+                    Some((Reason::SERVER_SHUTTING_DOWN, "pinhook stops")),
+                )
             }
         };
         let login = self.principal.login();
@@ -583,7 +510,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             (_, Some((_, why))) => tracing::info!(login, "disconnected: {why}"),
             (_, None) => tracing::info!(login, "disconnected"),
         }
-        let will = self.shared.intake.broker.close(&self.session, end, Instant::now());
+        let will = self
+            .shared
+            .intake
+            .broker
+            .close(&self.session, end, Instant::now());
         if let Some(will) = will {
             publish_will(&self.shared, &self.principal, &self.session, will);
         }
@@ -608,7 +539,9 @@ async fn until(deadline: Option<Instant>) {
 fn publish_will(shared: &Shared, principal: &Principal, session: &Session, will: Will) {
     let topic = Arc::clone(&will.message.topic);
     let now = Instant::now();
-    shared.intake.take(principal, Some(session), will.message, &topic, now);
+    shared
+        .intake
+        .take(principal, Some(session), will.message, &topic, now);
 }
 
 fn unknown(ack: Ack) -> Ack {

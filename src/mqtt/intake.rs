@@ -62,7 +62,11 @@ impl Intake {
         now: Instant,
     ) -> Taken {
         if let Err(refusal) = principal.may_publish(&message.topic) {
-            self.tell(principal, &format!("publish on {shown} refused: {refusal}"), now);
+            self.tell(
+                principal,
+                &format!("publish on {shown} refused: {refusal}"),
+                now,
+            );
             return Taken::refused(Reason::NOT_AUTHORIZED);
         }
         match self.meaning(&message, principal, now) {
@@ -161,7 +165,12 @@ impl Intake {
         if let Inbound::Resume(webhook) = inbound {
             let result = self.hub.resume(&webhook);
             let json = pins::resume_json(&webhook, &result);
-            publish_own(&self.broker, pins::topic::resume_response(), json.into(), false);
+            publish_own(
+                &self.broker,
+                pins::topic::resume_response(),
+                json.into(),
+                false,
+            );
         }
     }
 

@@ -75,7 +75,9 @@ impl Mqtt {
     /// A front end for `hub`, which sends downlinks through `broker` from here on.
     pub fn new(hub: Hub, broker: Broker, access: Access, mask: Mask, settings: Settings) -> Mqtt {
         let downlinks = broker.clone();
-        hub.set_sink(Box::new(move |downlink| publish_downlink(&downlinks, downlink)));
+        hub.set_sink(Box::new(move |downlink| {
+            publish_downlink(&downlinks, downlink)
+        }));
         Mqtt {
             shared: Arc::new(Shared {
                 settings,

@@ -31,7 +31,10 @@ impl Mount {
         let Some(prefix) = &self.0 else {
             return Cow::Borrowed(filter);
         };
-        match filter.strip_prefix(SHARE).and_then(|shared| shared.split_once('/')) {
+        match filter
+            .strip_prefix(SHARE)
+            .and_then(|shared| shared.split_once('/'))
+        {
             Some((group, behind)) => Cow::Owned(format!("{SHARE}{group}/{prefix}{behind}")),
             None => Cow::Owned(format!("{prefix}{filter}")),
         }
@@ -57,8 +60,14 @@ mod tests {
         assert_eq!(mount.full("ds/V5"), "pinhook/porch/ds/V5");
         assert_eq!(mount.full("../shed/ds/V5"), "pinhook/porch/../shed/ds/V5");
         assert_eq!(mount.full_filter("#"), "pinhook/porch/#");
-        assert_eq!(mount.full_filter("$share/g/ds/+"), "$share/g/pinhook/porch/ds/+");
-        assert_eq!(mount.local("pinhook/porch/downlink/diag"), Some("downlink/diag"));
+        assert_eq!(
+            mount.full_filter("$share/g/ds/+"),
+            "$share/g/pinhook/porch/ds/+"
+        );
+        assert_eq!(
+            mount.local("pinhook/porch/downlink/diag"),
+            Some("downlink/diag")
+        );
         assert_eq!(mount.local("pinhook/porch2/downlink/diag"), None);
         assert_eq!(mount.local("pinhook/porch"), None);
     }

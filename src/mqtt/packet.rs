@@ -20,6 +20,7 @@ pub enum Version {
 
 /// How surely a message arrives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::enum_variant_names, reason = "the specification's own names")]
 pub enum Qos {
     /// QoS 0.
     #[default]
@@ -326,6 +327,7 @@ pub struct OutgoingPublish<'a> {
 
 /// The QoS of a message to a client. A QoS above 0 cannot lack its packet id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the specification's own names")]
 pub enum OutgoingQos {
     /// QoS 0.
     AtMostOnce,

@@ -125,7 +125,12 @@ fn batch(device: &Device, payload: &[u8]) -> Result<Inbound, Misread> {
             }
             other => scalar(other).map(|text| PinValue::from_texts([text])),
         };
-        let refuse = || Misread::Batch(format!("the value of `{}` is no text, number or list of them", shown(&name)));
+        let refuse = || {
+            Misread::Batch(format!(
+                "the value of `{}` is no text, number or list of them",
+                shown(&name)
+            ))
+        };
         let value = value.ok_or_else(refuse)?;
         writes.push((pin(device, "batch_ds", &name)?, value));
     }
@@ -157,7 +162,11 @@ pub mod topic {
 
     /// `downlink/ds/P`: a value for the device.
     pub fn downlink(device: &Device, pin: Pin) -> String {
-        format!("{BASE}/{}/downlink/ds/{}", device.name, device.topic_level(pin))
+        format!(
+            "{BASE}/{}/downlink/ds/{}",
+            device.name,
+            device.topic_level(pin)
+        )
     }
 
     /// `downlink/diag`: a line for the device.
@@ -239,7 +248,9 @@ pub fn resume_json(webhook: &str, result: &Result<bool, Vec<WebhookName>>) -> St
         Err(known) => {
             let known: Vec<_> = known.iter().map(WebhookName::as_str).collect();
             let known = known.join(", ");
-            Some(format!("there is no webhook of that name; there are: {known}"))
+            Some(format!(
+                "there is no webhook of that name; there are: {known}"
+            ))
         }
     };
     serde_json::json!({
@@ -287,28 +298,65 @@ mod tests {
             (
                 "batch_ds",
                 r#"{"V2": 1, "V1": "x", "A0": true, "soil moisture": [1, "b"], "V3": 1.50}"#,
-                writes(hardware, &[("V2", "1"), ("V1", "x"), ("A0", "true"), ("V6", "1\0b"), ("V3", "1.5")]),
+                writes(
+                    hardware,
+                    &[
+                        ("V2", "1"),
+                        ("V1", "x"),
+                        ("A0", "true"),
+                        ("V6", "1\0b"),
+                        ("V3", "1.5"),
+                    ],
+                ),
             ),
-            ("get/ds", "V1, v2,soil moisture", Some(Inbound::Get(pins(&["V1", "V2", "V6"])))),
+            (
+                "get/ds",
+                "V1, v2,soil moisture",
+                Some(Inbound::Get(pins(&["V1", "V2", "V6"]))),
+            ),
             ("get/ds/all", "", Some(Inbound::Get(None))),
             ("anything", "x", None),
             ("other/ds/V5", "x", None),
         ] {
-            assert_eq!(read(&device(false), topic, payload.as_bytes()), Ok(meaning), "{topic}");
+            assert_eq!(
+                read(&device(false), topic, payload.as_bytes()),
+                Ok(meaning),
+                "{topic}"
+            );
         }
     }
 
     #[test]
     fn what_is_misread_is_said() {
         for (topic, payload, says) in [
-            ("ds/V300", "1", "ds/V300: `V300` is no pin: expected V, D or A and 0 to 255, or a configured name"),
-            ("ds/V5/x", "1", "ds/V5/x: `V5/x` is no pin: expected V, D or A and 0 to 255, or a configured name"),
+            (
+                "ds/V300",
+                "1",
+                "ds/V300: `V300` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "ds/V5/x",
+                "1",
+                "ds/V5/x: `V5/x` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
             ("ds", "1", "ds: expected ds/PIN, set/PIN or get/ds"),
             ("ds/", "1", "ds/: expected ds/PIN, set/PIN or get/ds"),
             ("get/rtc", "", "get/rtc: expected ds/PIN, set/PIN or get/ds"),
-            ("get/ds", "V1,V999", "get/ds: `V999` is no pin: expected V, D or A and 0 to 255, or a configured name"),
-            ("batch_ds", "[1]", "batch_ds: that is no object; expected a JSON object as in {\"V1\": 21.5, \"V2\": \"on\"}"),
-            ("batch_ds", "{\"V1\": null}", "batch_ds: the value of `V1` is no text, number or list of them; expected a JSON object as in {\"V1\": 21.5, \"V2\": \"on\"}"),
+            (
+                "get/ds",
+                "V1,V999",
+                "get/ds: `V999` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "batch_ds",
+                "[1]",
+                "batch_ds: that is no object; expected a JSON object as in {\"V1\": 21.5, \"V2\": \"on\"}",
+            ),
+            (
+                "batch_ds",
+                "{\"V1\": null}",
+                "batch_ds: the value of `V1` is no text, number or list of them; expected a JSON object as in {\"V1\": 21.5, \"V2\": \"on\"}",
+            ),
         ] {
             let error = read(&device(false), topic, payload.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), says);
@@ -322,8 +370,14 @@ mod tests {
         let pin = "V6".parse().unwrap();
 
         assert_eq!(topic::state(&device(false), pin), "pinhook/porch/state/V6");
-        assert_eq!(topic::state(&device(true), pin), "pinhook/porch/state/soil moisture");
-        assert_eq!(topic::downlink(&device(true), "V7".parse().unwrap()), "pinhook/porch/downlink/ds/V7");
+        assert_eq!(
+            topic::state(&device(true), pin),
+            "pinhook/porch/state/soil moisture"
+        );
+        assert_eq!(
+            topic::downlink(&device(true), "V7".parse().unwrap()),
+            "pinhook/porch/downlink/ds/V7"
+        );
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::holder;
+
 /// Pause after an accept that failed for want of something, file descriptors
 /// mostly: time for a connection to end.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -27,7 +29,7 @@ pub struct Settings {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({setting}): {}", explain(.source))]
+#[error("cannot listen on {address} ({setting}): {}", explain(.source, .address.port()))]
 pub struct ListenError {
     /// The address.
     pub address: SocketAddr,
@@ -37,9 +39,12 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-fn explain(error: &io::Error) -> String {
+fn explain(error: &io::Error, port: u16) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another program listens there already".to_owned(),
+        io::ErrorKind::AddrInUse => match holder::of_port(port) {
+            Some(holder) => format!("{holder} listens there already"),
+            None => "another program listens there already".to_owned(),
+        },
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
         io::ErrorKind::PermissionDenied => {
             "not permitted; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_owned()
@@ -186,7 +191,10 @@ impl Limiter {
         let mut counts = self.counts.lock().expect("no panic under this lock");
         let from_there = counts.by_address.get(&address).copied().unwrap_or(0);
         let limit = if counts.all >= self.settings.connections {
-            Some(format!("limits.connections is {}", self.settings.connections))
+            Some(format!(
+                "limits.connections is {}",
+                self.settings.connections
+            ))
         } else if from_there >= self.settings.per_address {
             let limit = self.settings.per_address;
             Some(format!("limits.connections_per_address is {limit}"))
@@ -223,7 +231,11 @@ impl Limiter {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.limiter.counts.lock().expect("no panic under this lock");
+        let mut counts = self
+            .limiter
+            .counts
+            .lock()
+            .expect("no panic under this lock");
         counts.all -= 1;
         if let Some(from_there) = counts.by_address.get_mut(&self.address) {
             *from_there -= 1;
@@ -264,14 +276,20 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_is_said_with_address_and_setting() {
-        let first = Listener::bind(([127, 0, 0, 1], 0).into(), "listen.mqtt").await.unwrap();
+        let first = Listener::bind(([127, 0, 0, 1], 0).into(), "listen.mqtt")
+            .await
+            .unwrap();
 
-        let error = Listener::bind(first.address(), "listen.mqtt").await.err().unwrap();
+        let error = Listener::bind(first.address(), "listen.mqtt")
+            .await
+            .err()
+            .unwrap();
 
-        let says = format!(
-            "cannot listen on {} (listen.mqtt): another program listens there already",
-            first.address()
+        let says = error.to_string();
+        let begins = format!("cannot listen on {} (listen.mqtt): ", first.address());
+        assert!(
+            says.starts_with(&begins) && says.ends_with(" listens there already"),
+            "{says}"
         );
-        assert_eq!(error.to_string(), says);
     }
 }

@@ -113,9 +113,21 @@ fn who_may_subscribe() {
         if topic::validate_filter(filter, 512).is_err() {
             continue;
         }
-        assert_eq!(porch.may_subscribe(filter).is_ok(), device, "device: {filter}");
-        assert_eq!(admin.may_subscribe(filter).is_ok(), by_admin, "admin: {filter}");
-        assert_eq!(anna.may_subscribe(filter).is_ok(), by_anna, "anna: {filter}");
+        assert_eq!(
+            porch.may_subscribe(filter).is_ok(),
+            device,
+            "device: {filter}"
+        );
+        assert_eq!(
+            admin.may_subscribe(filter).is_ok(),
+            by_admin,
+            "admin: {filter}"
+        );
+        assert_eq!(
+            anna.may_subscribe(filter).is_ok(),
+            by_anna,
+            "anna: {filter}"
+        );
     }
 }
 

@@ -36,9 +36,14 @@ async fn answer(
     seen: mpsc::Sender<String>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
-    let _ = seen.send(format!("{} {}", request.method(), request.uri())).await;
+    let _ = seen
+        .send(format!("{} {}", request.method(), request.uri()))
+        .await;
     let (status, body) = match path.as_str() {
-        "/sun" => (StatusCode::OK, r#"{"results": {"sunrise": "05:31", "sunset": "18:12"}}"#),
+        "/sun" => (
+            StatusCode::OK,
+            r#"{"results": {"sunrise": "05:31", "sunset": "18:12"}}"#,
+        ),
         "/slow" => {
             tokio::time::sleep(SLOW).await;
             (StatusCode::OK, "too late")

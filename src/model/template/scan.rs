@@ -363,7 +363,9 @@ impl Origin {
             let before = so_far.len();
             so_far.push_str(text);
             if let Some(end) = end_of_origin(&so_far) {
-                origin.parts.push(Part::Text(text[..end - before].to_owned()));
+                origin
+                    .parts
+                    .push(Part::Text(text[..end - before].to_owned()));
                 if is_literal {
                     origin.end += end - before;
                 }
@@ -447,12 +449,18 @@ fn valid_origin(text: &str) -> Result<(), TemplateError> {
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(refuse("it does not begin with http:// or https://"));
     };
-    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+    if !["http", "https"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known))
+    {
         return Err(TemplateError::Origin(format!(
             "its scheme is `{scheme}`, not http or https"
         )));
     }
-    if rest.chars().any(|c| c.is_whitespace() || c.is_control() || c == '\\') {
+    if rest
+        .chars()
+        .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
+    {
         return Err(refuse("its host has a blank, a line break or a backslash"));
     }
     match url::Url::parse(text) {

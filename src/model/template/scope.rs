@@ -134,7 +134,9 @@ impl Object for DeviceView {
             "name" => Some(Value::from(self.0.name.as_str())),
             "vars" => {
                 let vars = self.0.vars.iter();
-                Some(Value::from_pairs(vars.map(|(k, v)| (k.as_str(), v.as_str()))))
+                Some(Value::from_pairs(
+                    vars.map(|(k, v)| (k.as_str(), v.as_str())),
+                ))
             }
             _ => None,
         }

@@ -67,23 +67,47 @@ fn both_spellings_fill_the_same_gaps() {
         ("/pin[0]/-/pin[1]/-/pin[2]/", "x\0\0z", "x--z"),
         ("/pin[0]/ /pin[1]/", "7", "7 /pin[1]/"),
         ("/pin[0]/ /pin[1]/", "x\0", "x /pin[1]/"),
-        ("/pin[10]/", "0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x0010", "10"),
+        (
+            "/pin[10]/",
+            "0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x0010",
+            "10",
+        ),
         ("{{ values[1] }}", "x\0y", "y"),
         ("{{ values | length }}", "x\0y", "2"),
-        ("{{ pins.V6 }} {{ pins.soil }} {{ pins['soil'] }}", "", "wet wet wet"),
+        (
+            "{{ pins.V6 }} {{ pins.soil }} {{ pins['soil'] }}",
+            "",
+            "wet wet wet",
+        ),
         ("{{ pins.V9 | default(0) }}", "", "0"),
         ("{{ pin }} {{ source }} {{ id }}", "", "V5 hardware id-1"),
-        ("{{ device.name }} {{ device.vars.lat }}", "", "porch 33.38 N"),
-        ("{{ now }} {{ timestamp }}", "", "2020-09-13T12:26:40+00:00 1600000000"),
+        (
+            "{{ device.name }} {{ device.vars.lat }}",
+            "",
+            "porch 33.38 N",
+        ),
+        (
+            "{{ now }} {{ timestamp }}",
+            "",
+            "2020-09-13T12:26:40+00:00 1600000000",
+        ),
         ("/datetime_iso/", "", "2020-09-13T12:26:40Z"),
         (
             "device_owner_email /Device_Owner_Email/ {DEVICE_OWNER_EMAIL}",
             "",
             "anna@example.org anna@example.org anna@example.org",
         ),
-        ("%s", "%s {{ value }} /datetime_iso/", "%s {{ value }} /datetime_iso/"),
+        (
+            "%s",
+            "%s {{ value }} /datetime_iso/",
+            "%s {{ value }} /datetime_iso/",
+        ),
         ("{% if value == '1' %}on{% else %}off{% endif %}", "1", "on"),
-        ("{% for v in values %}[{{ v }}]{% endfor %}", "a\0b", "[a][b]"),
+        (
+            "{% for v in values %}[{{ v }}]{% endfor %}",
+            "a\0b",
+            "[a][b]",
+        ),
         ("{{ '/pin/ }}' }}", "5", "/pin/ }}"),
         ("{# /pin/ ' #}x", "5", "x"),
         ("two\n", "", "two\n"),
@@ -114,13 +138,48 @@ fn values_are_escaped_for_their_place() {
     for (place, template, value, filled) in [
         (Place::Url, "http://h/x/pin/y", "10", "http://h/x10y"),
         (Place::Url, "http://h/?a=%s", "a b", "http://h/?a=a%20b"),
-        (Place::Url, "http://h/?a=%s", "1&x=2", "http://h/?a=1%26x%3D2"),
-        (Place::Url, "http://h/?a=%s&z=1", "p#q", "http://h/?a=p%23q&z=1"),
-        (Place::Url, "http://h/{{ value }}/z", "a/b?c\\d", "http://h/a%2Fb%3Fc%5Cd/z"),
-        (Place::Url, "http://h/?a=/pin[0]/&b=/pin[1]/", "7", "http://h/?a=7&b=/pin%5B1%5D/"),
-        (Place::Url, "http://h/?a={{ value | urlencode }}", "a/b", "http://h/?a=a%2Fb"),
-        (Place::Url, "http://h/{{ value | raw }}", "a/b?c=d", "http://h/a/b?c=d"),
-        (Place::Url, "http://{{ device.vars.host }}/{{ device.vars.lat }}", "", "http://pi.local:8080/33.38%20N"),
+        (
+            Place::Url,
+            "http://h/?a=%s",
+            "1&x=2",
+            "http://h/?a=1%26x%3D2",
+        ),
+        (
+            Place::Url,
+            "http://h/?a=%s&z=1",
+            "p#q",
+            "http://h/?a=p%23q&z=1",
+        ),
+        (
+            Place::Url,
+            "http://h/{{ value }}/z",
+            "a/b?c\\d",
+            "http://h/a%2Fb%3Fc%5Cd/z",
+        ),
+        (
+            Place::Url,
+            "http://h/?a=/pin[0]/&b=/pin[1]/",
+            "7",
+            "http://h/?a=7&b=/pin%5B1%5D/",
+        ),
+        (
+            Place::Url,
+            "http://h/?a={{ value | urlencode }}",
+            "a/b",
+            "http://h/?a=a%2Fb",
+        ),
+        (
+            Place::Url,
+            "http://h/{{ value | raw }}",
+            "a/b?c=d",
+            "http://h/a/b?c=d",
+        ),
+        (
+            Place::Url,
+            "http://{{ device.vars.host }}/{{ device.vars.lat }}",
+            "",
+            "http://pi.local:8080/33.38%20N",
+        ),
         (Place::Json, r#"["%s"]"#, r#"a"b\c"#, r#"["a\"b\\c"]"#),
         (Place::Json, "[%s]", "10", "[10]"),
         (Place::Json, "[%s]", "-1.5e3", "[-1.5e3]"),
@@ -131,10 +190,30 @@ fn values_are_escaped_for_their_place() {
         (Place::Json, "[%s]", "", r#"[""]"#),
         (Place::Json, "[%s]", "1,2", r#"["1,2"]"#),
         (Place::Json, r#"["\"%s"]"#, "\n", r#"["\"\n"]"#),
-        (Place::Json, r#"{"a": {{ values | tojson }}}"#, "x\0y", r#"{"a": ["x", "y"]}"#),
-        (Place::Json, r#"{"a": "{{ values | tojson }}"}"#, "x", r#"{"a": "[\"x\"]"}"#),
-        (Place::Json, r#"{"a": {{ value | raw }}}"#, "[1]", r#"{"a": [1]}"#),
-        (Place::Json, "{% set x %}{{ value }}{% endset %}[{{ x }}]", "a\"", r#"["a\""]"#),
+        (
+            Place::Json,
+            r#"{"a": {{ values | tojson }}}"#,
+            "x\0y",
+            r#"{"a": ["x", "y"]}"#,
+        ),
+        (
+            Place::Json,
+            r#"{"a": "{{ values | tojson }}"}"#,
+            "x",
+            r#"{"a": "[\"x\"]"}"#,
+        ),
+        (
+            Place::Json,
+            r#"{"a": {{ value | raw }}}"#,
+            "[1]",
+            r#"{"a": [1]}"#,
+        ),
+        (
+            Place::Json,
+            "{% set x %}{{ value }}{% endset %}[{{ x }}]",
+            "a\"",
+            r#"["a\""]"#,
+        ),
         (Place::Json, "[{{ none }}]", "", "[null]"),
         (Place::Form, "a=%s", "1&b=2 +", "a=1%26b%3D2+%2B"),
         (Place::Text, "%s", "a&b", "a&b"),
@@ -199,13 +278,21 @@ fn a_url_that_leads_nowhere_is_refused() {
         ("http:///x", "empty host"),
         ("http://h:port/x", "invalid port number"),
         ("http://h:99999/", "invalid port number"),
-        ("http://a b/", "its host has a blank, a line break or a backslash"),
+        (
+            "http://a b/",
+            "its host has a blank, a line break or a backslash",
+        ),
         ("http://h/a/../b", "the path has a segment `..`"),
         ("http://h/./{{ value }}", "the path has a segment `.`"),
     ] {
         assert_eq!(refuse(url, Place::Url).to_string(), says, "{url}");
     }
-    for url in ["Http://h/u", "https://[::1]:8443", "http://h?x=%s", "http://user:pw@h/"] {
+    for url in [
+        "Http://h/u",
+        "https://[::1]:8443",
+        "http://h?x=%s",
+        "http://user:pw@h/",
+    ] {
         parse(url, Place::Url);
     }
 }
@@ -244,7 +331,10 @@ fn a_misspelt_name_is_found_when_it_is_parsed() {
     }
     parse("{{ 'a|nosuch' ~ value | upper }}", Place::Text);
     for template in ["{{ value", "{% for %}", "{{ }}"] {
-        assert!(matches!(refuse(template, Place::Text), TemplateError::Syntax(_)), "{template}");
+        assert!(
+            matches!(refuse(template, Place::Text), TemplateError::Syntax(_)),
+            "{template}"
+        );
     }
 }
 
@@ -254,10 +344,20 @@ fn what_cannot_be_filled_in_says_why() {
         ("{{ values[3] }}", "1", "undefined value"),
         ("{{ pins.V9 }}", "", "undefined value"),
         ("{{ device.vars.nosuch }}", "", "undefined value"),
-        ("{% for i in range(100000) %}{{ i }}{% endfor %}", "", "engine ran out of fuel"),
-        ("{{ value * 1000000 }}", "xxxxxxxxxxxxxxxx", "engine ran out of fuel"),
+        (
+            "{% for i in range(100000) %}{{ i }}{% endfor %}",
+            "",
+            "engine ran out of fuel",
+        ),
+        (
+            "{{ value * 1000000 }}",
+            "xxxxxxxxxxxxxxxx",
+            "engine ran out of fuel",
+        ),
     ] {
-        let error = parse(template, Place::Text).render(&scope(value)).unwrap_err();
+        let error = parse(template, Place::Text)
+            .render(&scope(value))
+            .unwrap_err();
         assert_eq!(error.to_string(), says, "{template}");
     }
     let long = "x".repeat(MAX_RENDERED / 2 + 1);
@@ -312,8 +412,14 @@ fn response_templates_see_status_headers_body_and_json() {
 
     let body = r#"{"results": {"sunrise": "5:01", "on": true, "none": null}}"#;
     assert_eq!(with("{{ json.results.sunrise }}", body).unwrap(), "5:01");
-    assert_eq!(with("{{ json.results.on }} {{ json.results.none }}", body).unwrap(), "true null");
-    assert_eq!(with("{{ status }} {{ headers['X-Count'] }} {{ value }}", "").unwrap(), "200 3 1");
+    assert_eq!(
+        with("{{ json.results.on }} {{ json.results.none }}", body).unwrap(),
+        "true null"
+    );
+    assert_eq!(
+        with("{{ status }} {{ headers['X-Count'] }} {{ value }}", "").unwrap(),
+        "200 3 1"
+    );
     assert_eq!(with("{{ body | trim }}", " hi ").unwrap(), "hi");
     assert_eq!(
         with("{{ json.x }}", "<html>").unwrap_err(),

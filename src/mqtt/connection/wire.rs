@@ -3,7 +3,9 @@
 use std::borrow::Cow;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
+};
 
 use super::super::codec::{Codec, DecodeError};
 use super::super::mount::Mount;
@@ -13,8 +15,11 @@ use super::super::packet::{
 use crate::broker;
 use std::sync::Arc;
 
-/// Least room for a read: most packets of devices fit.
+/// Room for a read at first: most packets of devices fit.
 const READ_ROOM: usize = 512;
+
+/// Room for a read from a client that fills it again and again.
+const MAX_READ_ROOM: usize = 16 * 1024;
 
 /// A buffer that has grown beyond this is given back when it is empty.
 const KEPT: usize = 4 * 1024;
@@ -28,6 +33,7 @@ pub(super) struct Wire<S> {
     /// What was encoded and not yet written.
     pub outbox: BytesMut,
     codec: Codec,
+    read_room: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite> Wire<S> {
@@ -39,6 +45,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
             inbox: BytesMut::with_capacity(READ_ROOM),
             outbox: BytesMut::new(),
             codec: Codec::new(max_packet),
+            read_room: READ_ROOM,
         }
     }
 
@@ -59,10 +66,13 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
 
     /// Takes the next whole packet out of what was read.
     pub fn decode(&mut self) -> Result<Option<Incoming>, DecodeError> {
+        let is_full = !self.inbox.is_empty() && self.inbox.len() == self.inbox.capacity();
+        if is_full {
+            self.read_room = MAX_READ_ROOM.min(self.read_room * 2);
+        }
         let decoded = self.codec.decode(&mut self.inbox);
         if let Ok(None) = decoded {
-            // A packet that is larger than the room so far makes it double.
-            self.inbox.reserve(READ_ROOM.max(self.inbox.len()));
+            self.inbox.reserve(self.read_room);
         }
         decoded
     }
@@ -91,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     pub fn shrink(&mut self) {
         if self.inbox.is_empty() && self.inbox.capacity() > KEPT {
             self.inbox = BytesMut::with_capacity(READ_ROOM);
+            self.read_room = READ_ROOM;
         }
     }
 
@@ -149,7 +160,9 @@ pub(super) fn properties(outgoing: &broker::Outgoing, mount: &Mount) -> Cow<'sta
         payload_is_text: properties.payload_format.map(|format| format == 1),
         message_expiry: outgoing.expiry,
         content_type: properties.content_type.clone(),
-        response_topic: response_topic.and_then(|topic| mount.local(topic)).map(str::to_owned),
+        response_topic: response_topic
+            .and_then(|topic| mount.local(topic))
+            .map(str::to_owned),
         correlation_data: properties.correlation_data.clone(),
         user: properties.user_properties.clone(),
     })
