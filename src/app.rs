@@ -1,9 +1,10 @@
 //! Builds the parts in order, watches over them, and takes them down again.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
@@ -26,7 +27,7 @@ pub enum Error {
     Listen(#[from] ListenError),
     /// No HTTP requests can be made.
     #[error(transparent)]
-    Dispatch(#[from] dispatch::Error),
+    Dispatch(#[from] dispatch::SetupError),
     /// A part without which pinhook is none has ended.
     #[error("the {part} has ended unasked{}", .panic.as_ref().map(|p| format!(": {p}")).unwrap_or_default())]
     Ended {
@@ -85,7 +86,7 @@ impl App {
             session_queue_bytes: limits.session_queue_bytes,
             retained: limits.retained,
             retained_bytes: limits.retained_bytes,
-            retained_per_login: limits.retained_per_device,
+            retained_per_owner: limits.retained_per_device,
             topic: limits.topic,
         });
         let settings = mqtt::Settings {
@@ -151,7 +152,7 @@ impl App {
         parts.spawn("observer", async move { observing.observe(until).await });
 
         tokio::select! {
-            ended = parts.next() => return Err(ended.unwrap_or_else(|part| Error::Ended { part, panic: None })),
+            (part, panic) = parts.next() => return Err(Error::Ended { part, panic }),
             () = stop.cancelled() => {}
         }
         doors.cancel();
@@ -168,47 +169,50 @@ impl App {
 /// The tasks without which pinhook is none.
 #[derive(Default)]
 struct Parts {
-    tasks: JoinSet<&'static str>,
-    ended: Vec<&'static str>,
+    tasks: JoinSet<()>,
+    names: HashMap<Id, &'static str>,
 }
+
+/// A task that ended: which part, and what it said if it panicked.
+type Ended = (&'static str, Option<String>);
 
 impl Parts {
     fn spawn(&mut self, part: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
-            task.await;
-            part
-        });
+        let handle = self.tasks.spawn(task);
+        self.names.insert(handle.id(), part);
     }
 
-    /// Waits for the next part to end: its name, or its panic.
-    async fn next(&mut self) -> Result<Error, &'static str> {
-        match self.tasks.join_next().await {
-            Some(Ok(part)) => {
-                self.ended.push(part);
-                Err(part)
-            }
-            Some(Err(error)) => Ok(panicked(error)),
-            None => Err("last part"),
-        }
+    /// Waits for the next part to end.
+    async fn next(&mut self) -> Ended {
+        let (id, panic) = match self.tasks.join_next_with_id().await {
+            Some(Ok((id, ()))) => (id, None),
+            Some(Err(error)) => (error.id(), Some(said(error))),
+            None => std::future::pending().await,
+        };
+        let part = self.names.remove(&id).unwrap_or("core");
+        (part, panic)
     }
 
     /// Waits until `part`, which was told to end, has ended.
     async fn wait_for(&mut self, part: &'static str) -> Result<(), Error> {
-        while !self.ended.contains(&part) {
-            if let Ok(error) = self.next().await {
-                return Err(error);
+        while self.names.values().any(|running| *running == part) {
+            if let (part, Some(panic)) = self.next().await {
+                return Err(Error::Ended {
+                    part,
+                    panic: Some(panic),
+                });
             }
         }
         Ok(())
     }
 }
 
-fn panicked(error: JoinError) -> Error {
-    let panic = error.into_panic();
+/// What a task said when it panicked.
+fn said(error: JoinError) -> String {
+    let Ok(panic) = error.try_into_panic() else {
+        return "it was cancelled".to_owned();
+    };
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    Error::Ended {
-        part: "core task",
-        panic: Some(text.unwrap_or_else(|| "panic".to_owned())),
-    }
+    text.unwrap_or_else(|| "a panic without words".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Login -> principal, and the penalty for failing logins.
+//! Login -> principal, and how a failing login is refused.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,20 +8,13 @@ use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
 
-use super::password::Checker;
+use super::password::{Checker, Claim};
+use super::penalty::{Network, Penalties, Place, Places};
 use super::{DeviceLogin, Settings, User};
 
-/// Failing logins of one address and name in [`WINDOW`] that cost nothing.
-const FREE_FAILURES: u32 = 10;
-
-/// How long a failing login is remembered (product.md §3.1).
-const WINDOW: Duration = Duration::from_secs(60);
-
-/// First and longest delay of a refusal.
-const DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// Addresses and names that are remembered; beyond that the oldest are forgotten.
-const MAX_REMEMBERED: usize = 4096;
+/// Refusals of one network that wait at a time. Each holds a connection, and
+/// they must not use up those an address may have.
+const MAX_REFUSALS: usize = 16;
 
 /// Somebody who has logged in.
 #[derive(Debug, Clone)]
@@ -74,11 +67,21 @@ pub struct Credentials<'a> {
     pub address: IpAddr,
 }
 
-/// A login that was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Denied {
-    /// How long the refusal must be held back.
+/// A login that was refused, and how its client is to be told.
+#[derive(Debug)]
+pub enum Denied {
+    /// With an answer, after the penalty.
+    Answered(Penalty),
+    /// Without an answer and at once: enough refusals of its address wait already.
+    Unanswered,
+}
+
+/// A refusal that is held back; it counts as waiting until it is dropped.
+#[derive(Debug)]
+pub struct Penalty {
+    /// How long the refusal must be held back; may be zero.
     pub delay: Duration,
+    _place: Option<Place>,
 }
 
 /// The user name of a device's mounted login.
@@ -93,13 +96,8 @@ pub struct Access {
     users: HashMap<String, Arc<User>>,
     key: RandomState,
     passwords: Checker,
-    failures: Mutex<HashMap<(IpAddr, u64), Failures>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Failures {
-    count: u32,
-    last: Instant,
+    penalties: Mutex<Penalties>,
+    refusals: Places,
 }
 
 impl Access {
@@ -125,7 +123,8 @@ impl Access {
                 .collect(),
             key,
             passwords: Checker::new(),
-            failures: Mutex::default(),
+            penalties: Mutex::new(Penalties::new(Instant::now())),
+            refusals: Places::default(),
         }
     }
 
@@ -133,75 +132,70 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// [`Denied`] says how long to hold the refusal back; a login that is right
-    /// is never held back.
+    /// [`Denied`] says how to refuse; a login that is right is never held back.
     pub async fn log_in(&self, credentials: &Credentials<'_>) -> Result<Principal, Denied> {
-        match self.find(credentials).await {
+        let network = Network::from(credentials.address);
+        match self.find(credentials, network).await {
             Some(principal) => Ok(principal),
-            None => Err(Denied {
-                delay: self.punish(credentials, Instant::now()),
-            }),
+            None => Err(self.deny(network, Instant::now())),
         }
     }
 
-    async fn find(&self, credentials: &Credentials<'_>) -> Option<Principal> {
-        let secret = credentials.secret;
-        if credentials.name == MOUNTED {
+    async fn find(&self, credentials: &Credentials<'_>, network: Network) -> Option<Principal> {
+        let &Credentials { name, secret, .. } = credentials;
+        if name == MOUNTED {
             let login = self.tokens.get(&self.key.hash_one(secret))?;
             return is_token(login, secret).then(|| Principal::Device {
                 login: Arc::clone(login),
                 is_mounted: true,
             });
         }
-        if let Some(login) = self.devices.get(credentials.name) {
+        if let Some(login) = self.devices.get(name) {
             return is_token(login, secret).then(|| Principal::Device {
                 login: Arc::clone(login),
                 is_mounted: false,
             });
         }
-        let user = self.users.get(credentials.name)?;
-        let is_right = self.passwords.check(&user.password, secret).await;
-        is_right.then(|| Principal::User(Arc::clone(user)))
+        if self.users.is_empty() {
+            return None;
+        }
+        // A name that is no user's costs the same check, so that time does not
+        // tell which names are users.
+        let user = self.users.get(name);
+        let claim = Claim {
+            network,
+            name,
+            password: secret,
+        };
+        let hash = user.map(|user| &user.password);
+        let is_right = self.passwords.check(hash, claim, || {
+            let penalties = self.penalties.lock().expect("no panic under this lock");
+            penalties.standing(network, Instant::now())
+        });
+        let user = is_right.await.then_some(user)??;
+        Some(Principal::User(Arc::clone(user)))
     }
 
-    /// Remembers a failure and says what it costs. Token guessers try many
-    /// tokens under one name, so the name and the address are what counts.
-    fn punish(&self, credentials: &Credentials<'_>, now: Instant) -> Duration {
-        let key = (credentials.address, self.key.hash_one(credentials.name));
-        let mut failures = self.failures.lock().expect("no panic under this lock");
-        if failures.len() >= MAX_REMEMBERED {
-            failures.retain(|_, past| now < past.last + WINDOW);
-            if failures.len() >= MAX_REMEMBERED {
-                let oldest = failures.iter().min_by_key(|(_, past)| past.last);
-                if let Some(oldest) = oldest.map(|(key, _)| *key) {
-                    failures.remove(&oldest);
-                }
-            }
+    fn deny(&self, network: Network, now: Instant) -> Denied {
+        let mut penalties = self.penalties.lock().expect("no panic under this lock");
+        let delay = penalties.fail(network, now);
+        if delay.is_zero() {
+            let _place = None;
+            return Denied::Answered(Penalty { delay, _place });
         }
-        let entry = failures.entry(key).or_insert(Failures {
-            count: 0,
-            last: now,
-        });
-        if now >= entry.last + WINDOW {
-            entry.count = 0;
+        match self.refusals.take(network, MAX_REFUSALS) {
+            Some(place) => Denied::Answered(Penalty {
+                delay,
+                _place: Some(place),
+            }),
+            None => Denied::Unanswered,
         }
-        entry.count = entry.count.saturating_add(1);
-        entry.last = now;
-        delay(entry.count)
     }
 }
 
 fn is_token(login: &DeviceLogin, secret: &str) -> bool {
     let token = login.device.token.expose().as_bytes();
     token.ct_eq(secret.as_bytes()).into()
-}
-
-/// What the `count`th failure costs: 1 s after the tenth, then twice as much each time.
-fn delay(count: u32) -> Duration {
-    match count.checked_sub(FREE_FAILURES + 1) {
-        None => Duration::ZERO,
-        Some(beyond) => DELAYS.1.min(DELAYS.0 * 2u32.saturating_pow(beyond.min(6))),
-    }
 }
 
 #[cfg(test)]
@@ -274,36 +268,57 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_guesser_slows_down_and_the_right_token_is_never_late() {
-        let access = access();
-        let guess = credentials("device", "wrong-token-12345");
-        let mut delays = Vec::new();
-
-        for _ in 0..20 {
-            delays.push(access.log_in(&guess).await.unwrap_err().delay.as_secs());
+    /// What a refusal costs, in seconds; `None` when it is not answered.
+    fn cost(denied: &Denied) -> Option<u64> {
+        match denied {
+            Denied::Answered(penalty) => Some(penalty.delay.as_secs()),
+            Denied::Unanswered => None,
         }
-
-        assert_eq!(&delays[..10], [0; 10]);
-        assert_eq!(&delays[10..], [1, 2, 4, 8, 16, 32, 60, 60, 60, 60]);
-        assert!(access.log_in(&credentials("device", TOKEN)).await.is_ok());
     }
 
-    #[test]
-    fn failures_are_forgotten_after_a_minute_and_bounded_in_number() {
+    #[tokio::test]
+    async fn a_guesser_slows_down_under_any_name_and_the_right_token_is_never_late() {
         let access = access();
-        let start = Instant::now();
-        for _ in 0..11 {
-            access.punish(&credentials("anna", ""), start);
+        let mut costs = Vec::new();
+
+        for n in 0..13 {
+            let name = ["device", "porch"][n % 2];
+            let guess = credentials(name, "wrong-token-12345");
+            costs.push(cost(&access.log_in(&guess).await.unwrap_err()));
+        }
+        let guess = credentials("nobody", TOKEN);
+        costs.push(cost(&access.log_in(&guess).await.unwrap_err()));
+        let guess = credentials("anna", TOKEN);
+        costs.push(cost(&access.log_in(&guess).await.unwrap_err()));
+
+        assert_eq!(costs[..10], [Some(0); 10]);
+        assert_eq!(costs[10..], [1, 2, 4, 8, 16].map(Some));
+        assert!(access.log_in(&credentials("device", TOKEN)).await.is_ok());
+        let anna = credentials("anna", "a password");
+        assert!(access.log_in(&anna).await.is_ok());
+        let elsewhere = Credentials {
+            address: [127, 0, 0, 2].into(),
+            ..credentials("device", "wrong-token-12345")
+        };
+        assert_eq!(cost(&access.log_in(&elsewhere).await.unwrap_err()), Some(0));
+    }
+
+    #[tokio::test]
+    async fn few_refusals_of_an_address_wait_and_the_others_get_no_answer() {
+        let access = access();
+        let guess = credentials("device", "wrong-token-12345");
+        let mut denied = Vec::new();
+
+        for _ in 0..10 + MAX_REFUSALS + 1 {
+            denied.push(access.log_in(&guess).await.unwrap_err());
         }
 
-        assert_eq!(
-            access.punish(&credentials("anna", ""), start + WINDOW),
-            Duration::ZERO
-        );
-        for n in 0..MAX_REMEMBERED + 10 {
-            access.punish(&credentials(&n.to_string(), ""), start + WINDOW);
-        }
-        assert!(access.failures.lock().unwrap().len() <= MAX_REMEMBERED);
+        let last = denied.pop().unwrap();
+        assert_eq!(cost(&last), None);
+        assert!(denied.iter().all(|denied| cost(denied).is_some()));
+        assert!(access.log_in(&credentials("device", TOKEN)).await.is_ok());
+        denied.pop();
+        let next = access.log_in(&guess).await.unwrap_err();
+        assert_eq!(cost(&next), Some(60));
     }
 }

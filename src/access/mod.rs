@@ -2,13 +2,14 @@
 
 mod logins;
 mod password;
+mod penalty;
 mod rules;
 
 use std::sync::Arc;
 
 use crate::model::{Device, UserName};
 
-pub use logins::{Access, Credentials, Denied, Principal};
+pub use logins::{Access, Credentials, Denied, Penalty, Principal};
 pub use password::{PasswordHash, PasswordHashError, hash};
 pub use rules::{BASE, Filter, Filters, Refusal};
 

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc};
 use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::penalty::{Network, Places, Standing};
 
 /// Memory of one check, in KiB. The library's own 19 MiB would be more than the
 /// rest of the daemon; more passes make up for less memory.
@@ -17,8 +19,9 @@ const MEMORY: u32 = 6 * 1024;
 /// Passes over that memory.
 const PASSES: u32 = 4;
 
-/// Checks at once: more would only take each other's time and memory.
-const AT_ONCE: usize = 2;
+/// Checks of a network that may wait while it guesses. Further ones are refused
+/// unseen, or they would hold their connections for as long as the queue lasts.
+const MAX_WAITING: usize = 16;
 
 /// How long a password that was right is known to be right without a check.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -83,40 +86,116 @@ pub fn hash(password: &str) -> PasswordHash {
     PasswordHash(hash.expect("randomness for a salt").to_string())
 }
 
-/// Checks passwords, two at a time at most, and remembers which were right.
+/// Somebody who says that a password is theirs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim<'a> {
+    pub network: Network,
+    pub name: &'a str,
+    pub password: &'a str,
+}
+
+/// Checks passwords and remembers which were right.
+///
+/// Two checks run at once at most: more would only take each other's time and
+/// memory. One of the two turns is kept for networks where nothing failed lately,
+/// one check of each at a time, so that guessers do not delay those who know
+/// their password.
 pub(super) struct Checker {
-    turns: Semaphore,
+    turn: Arc<Semaphore>,
+    clean_turn: Arc<Semaphore>,
+    waiting: Places,
+    /// Who has a check waiting or running, by network and keyed hash of the name.
+    queues: Mutex<HashMap<(Network, u64), Arc<tokio::sync::Mutex<()>>>>,
     /// Keyed hash of user's hash and password, and until when it holds. The key
     /// is this process's own, so that what is remembered tells nothing.
     right: Mutex<HashMap<u64, Instant>>,
     key: RandomState,
+    /// What nobody's password is checked against.
+    nobody: PasswordHash,
 }
 
 impl Checker {
     pub(super) fn new() -> Checker {
         Checker {
-            turns: Semaphore::new(AT_ONCE),
+            turn: Arc::new(Semaphore::new(1)),
+            clean_turn: Arc::new(Semaphore::new(1)),
+            waiting: Places::default(),
+            queues: Mutex::default(),
             right: Mutex::default(),
             key: RandomState::new(),
+            nobody: nobody(),
         }
     }
 
-    /// Whether `password` belongs to `hash`.
-    pub(super) async fn check(&self, hash: &PasswordHash, password: &str) -> bool {
-        let seen = self.key.hash_one((&hash.0, password));
+    /// Whether the password belongs to `hash`; without a hash it does not, which
+    /// takes as long to find out. `standing` is how the network stands by now.
+    ///
+    /// A claim waits for an earlier one of the same network and name: programs
+    /// that log in together cost one check, and a guesser has one place in line
+    /// for each name.
+    pub(super) async fn check(
+        &self,
+        hash: Option<&PasswordHash>,
+        claim: Claim<'_>,
+        standing: impl Fn() -> Standing,
+    ) -> bool {
+        let is_somebody = hash.is_some();
+        let hash = hash.unwrap_or(&self.nobody);
+        let seen = self.key.hash_one((&hash.0, claim.password));
         if self.is_remembered(seen, Instant::now()) {
             return true;
         }
-        let Ok(_turn) = self.turns.acquire().await else {
+        let limit = match standing() {
+            Standing::Guessing => MAX_WAITING,
+            Standing::Clean | Standing::Failing => usize::MAX,
+        };
+        let Some(place) = self.waiting.take(claim.network, limit) else {
             return false;
         };
-        let (hash, password) = (hash.clone(), password.to_owned());
-        let check = tokio::task::spawn_blocking(move || hash.matches(&password));
-        let is_right = check.await.unwrap_or(false);
+        let queue = self.queue(claim);
+        let _first = queue.lock.lock().await;
+        if self.is_remembered(seen, Instant::now()) {
+            return true;
+        }
+        let is_clean = standing() == Standing::Clean && place.is_alone();
+        let Some(turn) = self.turn(is_clean).await else {
+            return false;
+        };
+        let (hash, password) = (hash.clone(), claim.password.to_owned());
+        // The turn lasts as long as the work, even if nobody waits for it any more.
+        let check = tokio::task::spawn_blocking(move || {
+            let is_right = hash.matches(&password);
+            drop(turn);
+            is_right
+        });
+        let is_right = check.await.unwrap_or(false) && is_somebody;
         if is_right {
             self.remember(seen, Instant::now());
         }
         is_right
+    }
+
+    fn queue(&self, claim: Claim<'_>) -> Queue<'_> {
+        let who = (claim.network, self.key.hash_one(claim.name));
+        let mut queues = self.queues.lock().expect("no panic under this lock");
+        Queue {
+            checker: self,
+            who,
+            lock: Arc::clone(queues.entry(who).or_default()),
+        }
+    }
+
+    async fn turn(&self, is_clean: bool) -> Option<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turn).acquire_owned();
+        if !is_clean {
+            return turn.await.ok();
+        }
+        let clean_turn = Arc::clone(&self.clean_turn).acquire_owned();
+        tokio::select! {
+            biased;
+            turn = turn => turn.ok(),
+            turn = clean_turn => turn.ok(),
+        }
     }
 
     fn is_remembered(&self, seen: u64, now: Instant) -> bool {
@@ -131,21 +210,212 @@ impl Checker {
     }
 }
 
+/// A place among the checks of one network and name, and the lock that the
+/// first of them has.
+struct Queue<'a> {
+    checker: &'a Checker,
+    who: (Network, u64),
+    lock: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Queue<'_> {
+    fn drop(&mut self) {
+        let queues = &self.checker.queues;
+        let mut queues = queues.lock().expect("no panic under this lock");
+        // The map's own and this one: nobody else is in line.
+        if Arc::strong_count(&self.lock) == 2 {
+            queues.remove(&self.who);
+        }
+    }
+}
+
+/// A hash of no known password that costs what one of [`hash`] does.
+fn nobody() -> PasswordHash {
+    let (salt, hash) = ("A".repeat(22), "A".repeat(43));
+    PasswordHash(format!(
+        "$argon2id$v=19$m={MEMORY},t={PASSES},p=1${salt}${hash}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    /// A hash that costs next to nothing to check.
+    fn cheap(password: &str) -> PasswordHash {
+        let params = Params::new(8, 1, 1, None).unwrap();
+        let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let hash = hasher.hash_password(password.as_bytes());
+        PasswordHash(hash.unwrap().to_string())
+    }
+
+    fn claim<'a>(name: &'a str, password: &'a str) -> Claim<'a> {
+        Claim {
+            network: IpAddr::from([127, 0, 0, 1]).into(),
+            name,
+            password,
+        }
+    }
+
+    fn elsewhere(claim: Claim<'_>) -> Claim<'_> {
+        Claim {
+            network: IpAddr::from([127, 0, 0, 2]).into(),
+            ..claim
+        }
+    }
+
+    /// What a check says that has nothing to wait for.
+    async fn soon(check: impl Future<Output = bool>) -> bool {
+        let answer = tokio::time::timeout(Duration::from_secs(30), check).await;
+        answer.expect("the check has a turn")
+    }
+
+    fn clean() -> Standing {
+        Standing::Clean
+    }
+
+    fn guessing() -> Standing {
+        Standing::Guessing
+    }
 
     #[tokio::test]
     async fn a_password_is_right_or_wrong_the_first_time_and_the_second() {
         let right = hash("correct horse");
+        let other = cheap("other");
         let checker = Checker::new();
 
         assert!(right.as_str().starts_with("$argon2id$"));
+        let (correct, wrong) = (claim("a", "correct horse"), claim("a", "wrong horse"));
         for _ in 0..2 {
-            assert!(checker.check(&right, "correct horse").await);
-            assert!(!checker.check(&right, "wrong horse").await);
+            assert!(checker.check(Some(&right), correct, clean).await);
+            assert!(!checker.check(Some(&right), wrong, clean).await);
         }
-        assert!(!checker.check(&hash("other"), "correct horse").await);
+        assert!(!checker.check(Some(&other), correct, clean).await);
+        assert!(checker.queues.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn guessers_that_wait_do_not_delay_a_clean_network() {
+        let hash = cheap("right");
+        let checker = Checker::new();
+        let held = Arc::clone(&checker.turn).acquire_owned().await;
+        let mut guess = pin!(checker.check(Some(&hash), claim("anna", "x"), guessing));
+        assert!((&mut guess).now_or_never().is_none());
+
+        let honest = elsewhere(claim("anna", "right"));
+        assert!(soon(checker.check(Some(&hash), honest, clean)).await);
+        assert!((&mut guess).now_or_never().is_none());
+
+        drop(held);
+        assert!(!guess.await);
+    }
+
+    #[tokio::test]
+    async fn a_network_gets_the_clean_turn_for_one_check_at_a_time() {
+        let hash = cheap("right");
+        let checker = Checker::new();
+        let held = Arc::clone(&checker.turn).acquire_owned().await;
+        let clean_held = Arc::clone(&checker.clean_turn).acquire_owned().await;
+        let mut first = pin!(checker.check(Some(&hash), claim("anna", "x"), clean));
+        assert!((&mut first).now_or_never().is_none());
+        let mut second = pin!(checker.check(Some(&hash), claim("bob", "x"), clean));
+        assert!((&mut second).now_or_never().is_none());
+
+        drop(clean_held);
+        assert!(!soon(first).await);
+        assert!((&mut second).now_or_never().is_none());
+        drop(held);
+        assert!(!second.await);
+    }
+
+    #[tokio::test]
+    async fn a_name_has_one_check_in_line_and_what_was_right_is_not_checked_again() {
+        let hash = cheap("right");
+        let checker = Checker::new();
+        let order = Mutex::new(Vec::new());
+        let ask = async |name, password| {
+            let claim = claim(name, password);
+            let is_right = checker.check(Some(&hash), claim, guessing).await;
+            order.lock().unwrap().push((name, password, is_right));
+        };
+        let held = Arc::clone(&checker.turn).acquire_owned().await;
+        let mut asked = pin!(async {
+            tokio::join!(
+                ask("anna", "x"),
+                ask("anna", "right"),
+                ask("anna", "right"),
+                ask("bob", "y"),
+            )
+        });
+        assert!((&mut asked).now_or_never().is_none());
+
+        drop(held);
+        asked.await;
+        assert_eq!(
+            *order.lock().unwrap(),
+            [
+                ("anna", "x", false),
+                ("bob", "y", false),
+                ("anna", "right", true),
+                ("anna", "right", true)
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_guessing_network_has_few_checks_in_line() {
+        let hash = cheap("right");
+        let checker = Checker::new();
+        let known = claim("anna", "right");
+        assert!(checker.check(Some(&hash), known, guessing).await);
+        let held = Arc::clone(&checker.turn).acquire_owned().await;
+        let names: Vec<_> = (0..MAX_WAITING).map(|n| n.to_string()).collect();
+        let mut waiting: Vec<_> = names
+            .iter()
+            .map(|name| Box::pin(checker.check(Some(&hash), claim(name, "x"), guessing)))
+            .collect();
+        assert!(waiting.iter_mut().all(|one| one.now_or_never().is_none()));
+
+        let further = checker.check(Some(&hash), claim("bob", "x"), guessing);
+        assert_eq!(further.now_or_never(), Some(false));
+        let known = checker.check(Some(&hash), known, guessing);
+        assert_eq!(known.now_or_never(), Some(true));
+
+        drop(waiting);
+        drop(held);
+        assert!(checker.queues.lock().unwrap().is_empty());
+        assert!(
+            !checker
+                .check(Some(&hash), claim("bob", "x"), guessing)
+                .await
+        );
+    }
+
+    #[tokio::test]
+    async fn nobody_costs_what_somebody_does_and_is_never_right() {
+        let params = |hash: &PasswordHash| {
+            let hash = phc::PasswordHash::new(&hash.0).unwrap();
+            let length = hash.hash.unwrap().as_bytes().len();
+            (
+                Params::try_from(&hash).unwrap(),
+                hash.salt.unwrap().len(),
+                length,
+            )
+        };
+        let checker = Checker::new();
+        assert!(nobody().as_str().parse::<PasswordHash>().is_ok());
+        assert_eq!(params(&nobody()), params(&hash("x")));
+
+        let held = Arc::clone(&checker.turn).acquire_owned().await;
+        let mut unknown = pin!(checker.check(None, claim("nobody", "x"), guessing));
+        assert!((&mut unknown).now_or_never().is_none());
+        drop(held);
+        assert!(!unknown.await);
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub struct Settings {
     pub retained: usize,
     /// What they may take, in bytes by [`Message::cost`].
     pub retained_bytes: usize,
-    /// Retained messages that one login published.
-    pub retained_per_login: usize,
+    /// Retained messages of one owner; see [`ClientKey::owner`].
+    pub retained_per_owner: usize,
     /// The longest topic or filter, in bytes.
     pub topic: usize,
 }
@@ -73,7 +73,7 @@ impl Default for Settings {
             session_queue_bytes: 1 << 20,
             retained: 10_000,
             retained_bytes: 16 << 20,
-            retained_per_login: 200,
+            retained_per_owner: 200,
             topic: 512,
         }
     }
@@ -86,6 +86,9 @@ pub struct ClientKey {
     pub login: Arc<str>,
     /// The client id, as sent or assigned.
     pub client_id: Arc<str>,
+    /// On whose account its retained messages go, if such accounts are kept: the same for all
+    /// logins of one owner.
+    pub owner: Option<Arc<str>>,
 }
 
 /// How a connection opens its session.
@@ -209,7 +212,7 @@ impl Broker {
         let limits = Limits {
             messages: settings.retained,
             bytes: settings.retained_bytes,
-            per_login: settings.retained_per_login,
+            per_owner: settings.retained_per_owner,
         };
         Broker(Arc::new(Inner {
             settings,
@@ -267,7 +270,7 @@ impl Broker {
     /// of the subscriptions that match; and retains it if it says so.
     ///
     /// `from` is the publisher's session, or `None` for pinhook itself: that cannot be made to
-    /// wait, so where the queue is full, what was queued longest goes, or the reader if it has
+    /// wait, so where the queue is full, the oldest goes, QoS 0 first, or the reader if it has
     /// stalled. The topic must be valid and the payload must own its bytes; see [`Message`].
     pub fn publish(&self, from: Option<&Session>, message: Message, now: Instant) -> Published {
         let inner = &self.0;

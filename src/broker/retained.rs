@@ -20,8 +20,8 @@ pub enum RetainRefused {
     Messages,
     /// Clients' retained messages would take more bytes than they may.
     Bytes,
-    /// The publisher's login has reached its number.
-    Login,
+    /// The publisher's owner has reached its number.
+    Owner,
 }
 
 /// How much clients may have retained. What pinhook itself retains does not count.
@@ -29,7 +29,7 @@ pub enum RetainRefused {
 pub(super) struct Limits {
     pub(super) messages: usize,
     pub(super) bytes: usize,
-    pub(super) per_login: usize,
+    pub(super) per_owner: usize,
 }
 
 pub(super) struct Retained {
@@ -43,7 +43,7 @@ pub(super) struct Retained {
     bytes: usize,
     client_messages: usize,
     client_bytes: usize,
-    per_login: HashMap<Arc<str>, usize>,
+    per_owner: HashMap<Arc<str>, usize>,
 }
 
 struct Entry {
@@ -64,7 +64,7 @@ impl Retained {
             bytes: 0,
             client_messages: 0,
             client_bytes: 0,
-            per_login: HashMap::new(),
+            per_owner: HashMap::new(),
         }
     }
 
@@ -144,19 +144,21 @@ impl Retained {
             .topics
             .get(&message.topic)
             .and_then(|old| Some((&old.message, old.from.as_ref()?)));
-        let (messages, bytes, of_login) = match replaced {
-            Some((old, by)) => (1, old.cost(), usize::from(by.login == from.login)),
+        let (messages, bytes, of_owner) = match replaced {
+            Some((old, by)) => (1, old.cost(), usize::from(by.owner == from.owner)),
             None => (0, 0, 0),
         };
-        let login = self.per_login.get(&from.login).copied().unwrap_or(0);
         if self.client_messages - messages >= self.limits.messages {
             return Err(RetainRefused::Messages);
         }
         if self.client_bytes - bytes + message.cost() > self.limits.bytes {
             return Err(RetainRefused::Bytes);
         }
-        if login - of_login >= self.limits.per_login {
-            return Err(RetainRefused::Login);
+        if let Some(owner) = &from.owner {
+            let own = self.per_owner.get(owner).copied().unwrap_or(0);
+            if own - of_owner >= self.limits.per_owner {
+                return Err(RetainRefused::Owner);
+            }
         }
         Ok(())
     }
@@ -167,7 +169,9 @@ impl Retained {
         if let Some(from) = from {
             self.client_messages += 1;
             self.client_bytes += message.cost();
-            *self.per_login.entry(from.login.clone()).or_default() += 1;
+            if let Some(owner) = &from.owner {
+                *self.per_owner.entry(owner.clone()).or_default() += 1;
+            }
         }
         let deadline = message.deadline(now);
         if let Some(deadline) = deadline {
@@ -195,10 +199,12 @@ impl Retained {
         if let Some(from) = old.from {
             self.client_messages -= 1;
             self.client_bytes -= old.message.cost();
-            if let Some(count) = self.per_login.get_mut(&from.login) {
+            if let Some(owner) = from.owner
+                && let Some(count) = self.per_owner.get_mut(&owner)
+            {
                 *count -= 1;
                 if *count == 0 {
-                    self.per_login.remove(&from.login);
+                    self.per_owner.remove(&owner);
                 }
             }
         }
@@ -275,7 +281,7 @@ impl fmt::Display for RetainRefused {
         f.write_str(match self {
             Self::Messages => "clients have retained as many messages as they may",
             Self::Bytes => "clients have retained as many bytes as they may",
-            Self::Login => "this login has retained as many messages as it may",
+            Self::Owner => "this device has retained as many messages as it may",
         })
     }
 }
@@ -293,7 +299,7 @@ mod tests {
     const ROOMY: Limits = Limits {
         messages: 10_000,
         bytes: 1 << 24,
-        per_login: 10_000,
+        per_owner: 10_000,
     };
 
     fn message(topic: &str, payload: &str, expiry: Option<u32>) -> Arc<Message> {
@@ -313,6 +319,7 @@ mod tests {
 
     fn client(login: &str) -> ClientKey {
         ClientKey {
+            owner: Some(login.into()),
             login: login.into(),
             client_id: "c".into(),
         }
@@ -346,7 +353,7 @@ mod tests {
         let mut retained = Retained::new(Limits {
             messages: 3,
             bytes: 4 * cost,
-            per_login: 2,
+            per_owner: 2,
         });
         let (one, two) = (client("one"), client("two"));
 
@@ -363,7 +370,7 @@ mod tests {
         );
         assert_eq!(
             retained.set(&message("c", "1", None), Some(&one), now),
-            Err(RetainRefused::Login)
+            Err(RetainRefused::Owner)
         );
         let long = "x".repeat(3 * cost);
         assert_eq!(
@@ -416,7 +423,7 @@ mod tests {
 
         assert_eq!((retained.len(), retained.bytes()), (0, 0));
         assert_eq!((retained.client_messages, retained.client_bytes), (0, 0));
-        assert!(retained.deadlines.is_empty() && retained.per_login.is_empty());
+        assert!(retained.deadlines.is_empty() && retained.per_owner.is_empty());
     }
 
     #[test]

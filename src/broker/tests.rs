@@ -28,6 +28,7 @@ impl Wakes {
 
 fn key(login: &str, client_id: &str) -> ClientKey {
     ClientKey {
+        owner: Some(login.into()),
         login: login.into(),
         client_id: client_id.into(),
     }
@@ -837,7 +838,7 @@ fn a_message_larger_than_the_queue_holds_up_nobody() {
 #[test]
 fn a_refused_retain_is_delivered_and_said() {
     let settings = Settings {
-        retained_per_login: 1,
+        retained_per_owner: 1,
         ..Settings::default()
     };
     let (broker, now) = (Broker::new(settings), Instant::now());
@@ -849,7 +850,7 @@ fn a_refused_retain_is_delivered_and_said() {
 
     assert_eq!(
         (first.retained, second.retained),
-        (Ok(()), Err(RetainRefused::Login))
+        (Ok(()), Err(RetainRefused::Owner))
     );
     assert_eq!(payloads(&session, now), ["1", "2"]);
     assert_eq!(

@@ -3,30 +3,32 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::BAD_CONFIG;
+use super::{BAD_CONFIG, count, print_line};
 use crate::config::{Config, Problem, Problems};
 
 pub(super) fn check(file: Option<&Path>, json: bool) -> ExitCode {
     let found = Config::find(file).and_then(|path| Ok((Config::load(&path)?, path)));
     match found {
+        Ok((config, _)) if json => {
+            let warnings = config.warnings;
+            print_line(serde_json::json!({"ok": true, "problems": [], "warnings": warnings}));
+            ExitCode::SUCCESS
+        }
         Ok((config, path)) => {
             for warning in &config.warnings {
-                eprintln!("warning: {warning}");
+                print_line(format_args!("warning: {warning}"));
             }
-            if json {
-                println!("{}", serde_json::json!({"ok": true, "problems": []}));
-            } else {
-                let (devices, webhooks) = (config.access.devices.len(), config.webhooks.len());
-                println!(
-                    "{}: good; {devices} devices, {webhooks} webhooks",
-                    path.display()
-                );
-            }
+            let (devices, webhooks) = (config.access.devices.len(), config.webhooks.len());
+            let (devices, webhooks) = (count(devices, "device"), count(webhooks, "webhook"));
+            print_line(format_args!(
+                "{}: good; {devices}, {webhooks}",
+                path.display()
+            ));
             ExitCode::SUCCESS
         }
         Err(problems) => {
             match json {
-                true => println!("{}", to_json(&problems)),
+                true => print_line(to_json(&problems)),
                 false => eprintln!("{problems}"),
             }
             ExitCode::from(BAD_CONFIG)
@@ -47,5 +49,5 @@ fn to_json(problems: &Problems) -> serde_json::Value {
         })
     };
     let list: Vec<_> = problems.list().iter().map(one).collect();
-    serde_json::json!({"ok": false, "problems": list})
+    serde_json::json!({"ok": false, "problems": list, "warnings": []})
 }

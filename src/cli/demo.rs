@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{fail, runtime};
+use super::{fail, print_line, runtime};
 use crate::app::App;
 use crate::config::{Config, System};
 
@@ -33,8 +33,12 @@ enum Error {
     App(#[from] crate::app::Error),
     #[error("the device cannot publish: {0}")]
     Device(#[from] rumqttc::ClientError),
-    #[error("{0} did not happen within 10 s")]
+    #[error("{0} did not come within 10 s")]
     Missing(&'static str),
+    #[error("expected {expected}, found {found}")]
+    Other { expected: String, found: String },
+    #[error("pinhook ended with a panic")]
+    Panic,
 }
 
 pub(super) fn demo() -> ExitCode {
@@ -78,7 +82,7 @@ webhooks:
 "#;
 
 async fn show() -> Result<(), Error> {
-    println!("A service, a device and pinhook, all in this process.\n");
+    print_line("A service, a device and pinhook, all in this process.\n");
     let (seen, mut requests) = mpsc::channel(BACKLOG);
     let service = service::start(seen).await.map_err(Error::Service)?;
     line("service", "listens on", service);
@@ -109,16 +113,16 @@ async fn show() -> Result<(), Error> {
     stop.cancel();
     match running.await {
         Ok(ended) => ended?,
-        Err(_) => return Err(Error::Missing("a clean stop")),
+        Err(_) => return Err(Error::Panic),
     }
-    println!(
-        "\nThat is all there is to it. Write your own: config.yaml is commented, the README goes on from here."
+    print_line(
+        "\nThat is all there is to it. Write your own: config.yaml is commented, the README goes on from here.",
     );
     Ok(())
 }
 
 fn line(who: &str, does: &str, what: impl std::fmt::Display) {
-    println!("  {who:<8} {does:<10} {what}");
+    print_line(format_args!("  {who:<8} {does:<10} {what}"));
 }
 
 /// Connects a device; what it receives comes out of the channel as topic and text.
@@ -165,36 +169,48 @@ struct Ring<'a> {
 
 impl Ring<'_> {
     async fn turn(mut self) -> Result<(), Error> {
-        println!(
-            "\nA write, the request it makes, and the response (two values picked out of JSON):\n"
+        print_line(
+            "\nA write, the request it makes, and the response (two values picked out of JSON):\n",
         );
         let start = Instant::now();
         self.write("ds/V0", "2026-11-23").await?;
-        self.request().await?;
-        self.message().await?;
+        self.request("GET /sun?date=2026-11-23", "200 OK").await?;
+        self.message("downlink/ds/V0", "05:31 | 18:12").await?;
         let took = start.elapsed().as_secs_f64() * 1000.0;
         line("", "", format_args!("{took:.1} ms for the whole ring"));
 
-        println!("\nA service that does not answer: the device hears of it after `timeout: 1s`:\n");
+        print_line(
+            "\nA service that does not answer: the device hears of it after `timeout: 1s`:\n",
+        );
         self.write("ds/V1", "on").await?;
-        self.request().await?;
-        self.message().await?;
+        self.request("GET /slow", "nothing, for a long time")
+            .await?;
+        self.message("downlink/diag", "slow: no complete response")
+            .await?;
 
-        println!("\nA service that fails: after three failures in a row it is left alone:\n");
+        print_line("\nA service that fails: after three failures in a row it is left alone:\n");
         for value in ["1", "2", "3"] {
             // A device is told one line a second.
             tokio::time::sleep(Duration::from_secs(1)).await;
             self.write("ds/V2", value).await?;
-            self.request().await?;
-            line("service", "answers", "503 Service Unavailable");
-            self.message().await?;
+            let request = format!("GET /failing?value={value}");
+            self.request(&request, "503 Service Unavailable").await?;
+            self.message("downlink/diag", "failing: the service returned 503")
+                .await?;
         }
-        self.message().await?;
+        self.message("downlink/diag", "failing: stopped after 3 failures")
+            .await?;
         self.write("ds/V2", "4").await?;
         match timeout(Duration::from_millis(300), self.requests.recv()).await {
             Err(_) => line("service", "receives", "nothing: the webhook is stopped"),
-            Ok(_) => return Err(Error::Missing("the stop of the webhook")),
+            Ok(request) => {
+                return Err(Error::Other {
+                    expected: "no request of a stopped webhook".to_owned(),
+                    found: format!("{request:?}"),
+                });
+            }
         }
+        self.message("downlink/diag", "failing: is stopped").await?;
         Ok(())
     }
 
@@ -206,23 +222,36 @@ impl Ring<'_> {
             .await?)
     }
 
-    async fn request(&mut self) -> Result<(), Error> {
+    async fn request(&mut self, expected: &str, returns: &str) -> Result<(), Error> {
         match timeout(PATIENCE, self.requests.recv()).await {
             Ok(Some(request)) => {
-                line("service", "receives", request);
-                Ok(())
+                line("service", "receives", &request);
+                line("service", "returns", returns);
+                expect(expected, request)
             }
             _ => Err(Error::Missing("the request")),
         }
     }
 
-    async fn message(&mut self) -> Result<(), Error> {
+    async fn message(&mut self, topic: &str, text: &str) -> Result<(), Error> {
         match timeout(PATIENCE, self.messages.recv()).await {
-            Ok(Some((topic, text))) => {
-                line("device", "receives", format_args!("{topic}  {text}"));
-                Ok(())
+            Ok(Some((on, said))) => {
+                line("device", "receives", format_args!("{on}  {said}"));
+                expect(topic, on)?;
+                expect(text, said)
             }
             _ => Err(Error::Missing("the device's message")),
         }
+    }
+}
+
+/// Whether what came begins as it should.
+fn expect(expected: &str, found: String) -> Result<(), Error> {
+    match found.starts_with(expected) {
+        true => Ok(()),
+        false => Err(Error::Other {
+            expected: expected.to_owned(),
+            found,
+        }),
     }
 }

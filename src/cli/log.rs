@@ -1,6 +1,7 @@
 //! Where the log goes: text on a terminal, the journal under systemd.
 
 use std::io::IsTerminal as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -27,12 +28,19 @@ fn layer(
         LogFormat::Json => fmt::layer().with_writer(std::io::stderr).json().boxed(),
         LogFormat::Text => text.boxed(),
         LogFormat::Journal => journal().unwrap_or_else(|| text.boxed()),
-        // systemd sets this where standard error is the journal.
-        LogFormat::Auto => match std::env::var_os("JOURNAL_STREAM").and_then(|_| journal()) {
-            Some(journal) => journal,
-            None => text.boxed(),
-        },
+        LogFormat::Auto if is_to_journal() => journal().unwrap_or_else(|| text.boxed()),
+        LogFormat::Auto => text.boxed(),
     }
+}
+
+/// Whether standard error is the journal: systemd then sets the variable to the
+/// file's numbers, which children inherit even where it was redirected.
+fn is_to_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    let file = std::fs::metadata("/proc/self/fd/2");
+    file.is_ok_and(|file| stream == format!("{}:{}", file.dev(), file.ino()))
 }
 
 fn journal<S>() -> Option<Box<dyn Layer<S> + Send + Sync>>

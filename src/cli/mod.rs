@@ -6,10 +6,11 @@ mod log;
 mod passwd;
 mod run;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// A command failed.
 const FAILED: u8 = 1;
@@ -56,11 +57,18 @@ enum Command {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let Arguments { command, config } = Arguments::parse();
-    match command.unwrap_or(Command::Run) {
+    let command = command.unwrap_or(Command::Run);
+    if let (Some(_), Command::Token | Command::Passwd | Command::Demo) = (&config, &command) {
+        let wrong = "--config says nothing to this command: it reads no configuration";
+        Arguments::command()
+            .error(clap::error::ErrorKind::ArgumentConflict, wrong)
+            .exit();
+    }
+    match command {
         Command::Run => run::run(config.as_deref()),
         Command::Check { file, json } => check::check(file.or(config).as_deref(), json),
         Command::Token => {
-            println!("{}", new_token());
+            print_line(new_token());
             ExitCode::SUCCESS
         }
         Command::Passwd => passwd::passwd(),
@@ -76,9 +84,22 @@ fn new_token() -> String {
     (0..LENGTH).map(draw).collect()
 }
 
+/// `1 device`, `2 devices`.
+fn count(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
+/// Prints a line, if anybody still reads them.
+fn print_line(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Says on standard error what went wrong.
 fn fail(what: impl std::fmt::Display) -> ExitCode {
-    eprintln!("pinhook: {what}");
+    let _ = writeln!(std::io::stderr(), "pinhook: {what}");
     ExitCode::from(FAILED)
 }
 

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 
-use super::fail;
+use super::{fail, print_line};
 use crate::access;
 
 pub(super) fn passwd() -> ExitCode {
@@ -29,7 +29,7 @@ pub(super) fn passwd() -> ExitCode {
             "no password: type one, or pipe it in, as in `printf %s SECRET | pinhook passwd`",
         );
     }
-    println!("{}", access::hash(password).as_str());
+    print_line(access::hash(password).as_str());
     ExitCode::SUCCESS
 }
 

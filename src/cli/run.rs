@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{BAD_CONFIG, FAILED, fail, log, runtime};
+use super::{BAD_CONFIG, FAILED, count, fail, log, print_line, runtime};
 use crate::app::{App, Error};
 use crate::config::{Config, DEMO_TOKEN};
 
@@ -22,6 +22,8 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
         }
     };
     log::start(&config.log, config.log_format);
+    // A panic in a connection ends that connection only; it must not go unseen.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -38,7 +40,18 @@ pub(super) fn run(file: Option<&Path>) -> ExitCode {
     }
 }
 
-async fn serve(config: Config, path: &Path) -> Result<(), Error> {
+/// Why the daemon did not run, or ended.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("cannot watch for signals: {0}")]
+    Signals(std::io::Error),
+    #[error(transparent)]
+    App(#[from] Error),
+}
+
+async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
+    // From here on a signal ends the daemon in good order.
+    let mut signals = Signals::watch().map_err(Failure::Signals)?;
     let hello = Hello::of(&config, path);
     let app = App::start(config).await?;
     let addresses: Vec<_> = app.mqtt_addresses().collect();
@@ -48,43 +61,42 @@ async fn serve(config: Config, path: &Path) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let running = app.run(stop.clone());
     tokio::pin!(running);
-    let signals = signals();
     tokio::select! {
-        ended = &mut running => return ended,
-        () = signals => {}
+        ended = &mut running => return Ok(ended?),
+        () = signals.next() => {}
     }
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
     stop.cancel();
-    running.await
-}
-
-/// Returns at the first SIGTERM or SIGINT; the second one ends the process.
-async fn signals() {
-    let catch = |kind| signal(kind).ok();
-    let (mut term, mut interrupt) = (
-        catch(SignalKind::terminate()),
-        catch(SignalKind::interrupt()),
-    );
-    next(&mut term, &mut interrupt).await;
-    tokio::spawn(async move {
-        next(&mut term, &mut interrupt).await;
-        std::process::exit(i32::from(FAILED));
-    });
-}
-
-async fn next(term: &mut Option<Signal>, interrupt: &mut Option<Signal>) {
-    async fn received(signal: &mut Option<Signal>) {
-        match signal {
-            Some(signal) => {
-                signal.recv().await;
-            }
-            None => std::future::pending().await,
+    tokio::select! {
+        ended = &mut running => Ok(ended?),
+        () = signals.next() => {
+            tracing::warn!("stopping at once");
+            std::process::exit(i32::from(FAILED))
         }
     }
-    tokio::select! {
-        () = received(term) => {}
-        () = received(interrupt) => {}
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn watch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next of either.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 
@@ -105,10 +117,6 @@ struct Hello {
 
 impl Hello {
     fn of(config: &Config, path: &Path) -> Hello {
-        let count = |number: usize, what: &str| match number {
-            1 => format!("1 {what}"),
-            _ => format!("{number} {what}s"),
-        };
         let devices = count(config.access.devices.len(), "device");
         let webhooks = count(config.webhooks.len(), "webhook");
         let example = config.webhooks.first().and_then(|webhook| {
@@ -133,16 +141,19 @@ impl Hello {
 
     fn say(&self, addresses: &[SocketAddr]) {
         let version = env!("CARGO_PKG_VERSION");
-        println!("pinhook {version}, {} from {}", self.counts, self.file);
+        print_line(format_args!(
+            "pinhook {version}, {} from {}",
+            self.counts, self.file
+        ));
         for address in addresses {
-            println!("listening on mqtt {address}");
+            print_line(format_args!("listening on mqtt {address}"));
         }
         if let (Some((token, pin)), Some(address)) = (&self.example, addresses.first()) {
             let host = reachable(address.ip());
             let port = address.port();
-            println!(
+            print_line(format_args!(
                 "try: mosquitto_pub -h {host} -p {port} -u device -P {token} -t ds/{pin} -m 21.5"
-            );
+            ));
         }
     }
 }

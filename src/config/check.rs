@@ -21,7 +21,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
             only_off(reader, at);
         }
     }
-    let listen_mqtt = listen(reader, &top);
+    let listeners = listen(reader, &top);
     let zone = top.get("tz").and_then(|at| zone(reader, at));
     let owner_email = top.get("owner_email").and_then(|at| email(reader, at));
     let log = top.get("log").and_then(|at| reader.log_filter(at));
@@ -39,7 +39,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
     let mut names = HashMap::new();
     let devices = logins::devices(reader, &top, &mut names);
     let users = logins::users(reader, &top, &mut names);
-    let uses_demo_token = logins::demo_token(reader, &devices, &listen_mqtt, top.get("listen"));
+    let uses_demo_token = logins::demo_token(reader, &devices, listeners.beyond.as_ref());
     if names.is_empty() && reader.faults.is_empty() {
         let fault = Fault::of_file("nobody can log in: there is no device and no user");
         let fault = fault.expected("at least one device, `devices: {NAME: {token: TOKEN}}`");
@@ -54,7 +54,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
     let webhooks = webhook::webhooks(reader, &top, &known, owner_email.is_some());
 
     Config {
-        listen_mqtt,
+        listen_mqtt: listeners.addresses,
         log: log.unwrap_or_else(|| "info".to_owned()),
         log_format: log_format.unwrap_or(LogFormat::Auto),
         zone: zone.unwrap_or_else(jiff::tz::TimeZone::system),
@@ -81,10 +81,20 @@ fn only_off(reader: &mut Reader<'_>, at: &At<'_>) {
     }
 }
 
-fn listen(reader: &mut Reader<'_>, top: &Fields<'_>) -> Vec<SocketAddr> {
-    let default = SocketAddr::from(([127, 0, 0, 1], 1883));
+/// Where MQTT listens.
+struct Listeners<'n> {
+    addresses: Vec<SocketAddr>,
+    /// The first that other machines can connect to.
+    beyond: Option<At<'n>>,
+}
+
+fn listen<'n>(reader: &mut Reader<'_>, top: &Fields<'n>) -> Listeners<'n> {
+    let default = || Listeners {
+        addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1883))],
+        beyond: None,
+    };
     let Some(at) = top.get("listen") else {
-        return vec![default];
+        return default();
     };
     let listen = reader.fields(at, &schema::LISTEN);
     for key in ["mqtts", "http", "https"] {
@@ -93,16 +103,20 @@ fn listen(reader: &mut Reader<'_>, top: &Fields<'_>) -> Vec<SocketAddr> {
         }
     }
     let Some(at) = listen.get("mqtt") else {
-        return vec![default];
+        return default();
     };
     if at.is_off() {
         let says = "no listener is left: no device can connect".to_owned();
         reader
             .warnings
             .push((at.place(), format!("{}: {says}", at.path)));
-        return Vec::new();
+        return Listeners {
+            addresses: Vec::new(),
+            beyond: None,
+        };
     }
     let mut addresses = Vec::new();
+    let mut beyond = None;
     for item in reader.one_or_more(at, "an address, a list of them, or `off`") {
         let Some(address) = reader.address(&item) else {
             continue;
@@ -113,8 +127,11 @@ fn listen(reader: &mut Reader<'_>, top: &Fields<'_>) -> Vec<SocketAddr> {
             reader.faults.push(fault.expected("each address once"));
         }
         addresses.push(address);
+        if !address.ip().is_loopback() {
+            beyond.get_or_insert(item);
+        }
     }
-    addresses
+    Listeners { addresses, beyond }
 }
 
 fn zone(reader: &mut Reader<'_>, at: &At<'_>) -> Option<jiff::tz::TimeZone> {

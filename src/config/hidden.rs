@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use crate::model::Token;
+
 use super::report::{Span, lines};
 use super::tree::{Node, Value};
 
@@ -10,8 +12,11 @@ use super::tree::{Node, Value};
 /// shorter one would take harmless words with it.
 pub(super) const MIN_SECRET: usize = 6;
 
-/// What must not be shown.
-#[derive(Debug, Default)]
+/// The sections whose names log in.
+const LOGINS: [&str; 2] = ["devices", "users"];
+
+/// What must not be shown. It has no `Debug`.
+#[derive(Default)]
 pub(super) struct Hidden {
     spans: Vec<Span>,
     texts: Vec<String>,
@@ -41,14 +46,41 @@ pub(super) fn is_secret_key(key: &str) -> bool {
         || key.ends_with("_auth")
 }
 
+/// Whether what stands behind `key`, in the map at `path`, is likely a secret.
+pub(super) fn is_secret(path: &str, key: &str, node: &Node) -> bool {
+    let is_map = matches!(node.value, Value::Map(_));
+    match path {
+        // A webhook may be called `token`.
+        "devices" | "users" | "webhooks" if is_map => false,
+        // A token or password one level too high.
+        "devices" | "users" => !node.is_null(),
+        "" if LOGINS.contains(&key) => !is_map && !node.is_null(),
+        _ => is_secret_key(key),
+    }
+}
+
 impl Hidden {
+    /// Hides the value of `key`, in the map at `path`, if it is likely a secret.
+    pub fn entry(&mut self, path: &str, key: &str, node: &Node) {
+        match &node.value {
+            _ if is_secret(path, key, node) => self.value(key, node),
+            // Again, because an alias may have brought what stands in it.
+            Value::Map(entries) if path.is_empty() && LOGINS.contains(&key) => {
+                for entry in entries {
+                    self.entry(key, &entry.key.text, &entry.value);
+                }
+            }
+            _ => {}
+        }
+    }
+
     /// Hides the value of a secret-like `key`.
     pub fn value(&mut self, key: &str, node: &Node) {
         match &node.value {
             Value::Scalar(scalar) if is_only_a_name(&scalar.text) => {}
             Value::Scalar(scalar) => {
-                self.spans.push(node.span);
-                let is_login = key == "token" || key == "password";
+                self.spans.push(node.origin);
+                let is_login = key == "token" || key == "password" || is_token(&scalar.text);
                 // A template is no secret, and its text may well occur elsewhere.
                 if is_login && !scalar.text.contains("{{") {
                     self.secret(&scalar.text);
@@ -60,7 +92,7 @@ impl Hidden {
                     .iter()
                     .for_each(|entry| self.value(key, &entry.value));
             }
-            Value::Broken => self.spans.push(node.span),
+            Value::Broken => self.spans.push(node.origin),
         }
     }
 
@@ -74,9 +106,12 @@ impl Hidden {
     }
 
     /// Hides what looks like the value of a secret-like key in a text that is
-    /// not YAML: to the end of its line, and the lines below that are indented more.
+    /// not YAML, and what stands behind a name of `devices` or `users` or looks
+    /// like a token there: to the end of its line, and the lines below that are
+    /// indented more.
     pub fn guess(&mut self, text: &str) {
         let mut key_indent = None;
+        let mut logins = None;
         for (index, line) in lines(text).iter().enumerate() {
             let length = line.chars().count();
             let indent = length - line.trim_start().chars().count();
@@ -84,9 +119,10 @@ impl Hidden {
                 continue;
             }
             let is_below = key_indent.is_some_and(|key| indent > key);
-            let begin = match secret_value(line) {
+            let begin = match [secret_value(line), login_value(line, indent, &mut logins)] {
                 _ if is_below => Some(indent),
-                begin => {
+                begins => {
+                    let begin = begins.into_iter().flatten().min();
                     key_indent = begin.map(|_| indent);
                     begin
                 }
@@ -157,7 +193,7 @@ fn secret_value(line: &str) -> Option<usize> {
     let ends_key = |colon: &usize| {
         let before = characters[..*colon].iter().rev();
         let key = before
-            .skip_while(|c| "\"' ".contains(**c))
+            .skip_while(|c| "\"' }]".contains(**c))
             .take_while(is_part);
         let key: String = key.collect();
         is_secret_key(&key.chars().rev().collect::<String>())
@@ -169,6 +205,50 @@ fn secret_value(line: &str) -> Option<usize> {
         true => Some(characters.len()),
         false => Some(behind + value.chars().take_while(|c| c.is_whitespace()).count()),
     }
+}
+
+/// A section of logins in a text that is not YAML.
+#[derive(Clone, Copy)]
+struct Logins {
+    /// Characters before its names, once the first has been seen.
+    indent: Option<usize>,
+}
+
+/// Where the value of a name of `devices` or `users` begins that is no map, or
+/// what looks like a token there, in characters from 0. `logins` is the section
+/// the line is in, and becomes the one the next line is in.
+fn login_value(line: &str, indent: usize, logins: &mut Option<Logins>) -> Option<usize> {
+    let trimmed = line.trim();
+    if trimmed.starts_with('#') {
+        return None;
+    }
+    let colon = line.find(':');
+    let is_top = indent == 0 && !trimmed.starts_with('-');
+    if is_top {
+        let key = line[..colon?].trim().trim_matches(['"', '\'']);
+        *logins = LOGINS.contains(&key).then_some(Logins { indent: None });
+    }
+    let section = logins.as_mut()?;
+    let is_name = is_top || indent <= *section.indent.get_or_insert(indent);
+    let behind = match colon {
+        Some(colon) => &line[colon + 1..],
+        None => line.trim_start().trim_start_matches("- "),
+    };
+    let value = behind.trim();
+    let opens_map = match is_top {
+        true => value == "{",
+        false => value == "{" || value.starts_with('{') && value.contains(':'),
+    };
+    let is_behind_name = is_name && colon.is_some() && !opens_map;
+    let is_nothing = value.is_empty() || value.starts_with('#') || is_only_a_name(value);
+    let is_hidden = !is_nothing && (is_behind_name || is_token(value));
+    is_hidden.then(|| line.chars().count() - behind.trim_start().chars().count())
+}
+
+/// Whether a text could be a token: 16 characters or more, none of them odd.
+pub(super) fn is_token(text: &str) -> bool {
+    let text = text.trim_matches(['"', '\'', ',', '{', '}', '[', ']', ' ']);
+    text.parse::<Token>().is_ok()
 }
 
 /// `${NAME}` and nothing else: the name is no secret, and seeing it helps.
@@ -227,6 +307,64 @@ mod tests {
             .map(|(n, line)| hidden_in(n, line))
             .collect();
         assert_eq!(hidden, ["a b, c", "x", "", "", "", "", "abc", "", ""]);
+    }
+
+    #[test]
+    fn broken_yaml_hides_what_a_login_has_in_place_of_its_keys() {
+        for (text, rest) in [
+            (
+                "devices:\n  porch: one two\n  shed: |\n    three\n",
+                "devices:\n  porch: ***\n  shed: ***\n    ***\n",
+            ),
+            ("users: &u {anna: x}\nlog: x\n", "users: ***\nlog: x\n"),
+            ("users: {\n  anna: x,\n}\n", "users: {\n  anna: ***\n}\n"),
+            (
+                "devices:\n- porch: x\nlog: x\n",
+                "devices:\n- porch: ***\nlog: x\n",
+            ),
+            (
+                "\"devices\":\n  # a: b\n  porch:x\n",
+                "\"devices\":\n  # a: b\n  porch:***\n",
+            ),
+            (
+                "devices:\n  porch:\n    - 0123456789abcdef \n",
+                "devices:\n  porch:\n    - ***\n",
+            ),
+            (
+                "devices:\n  porch: {0123456789abcdef\n",
+                "devices:\n  porch: ***\n",
+            ),
+            (
+                "devices:\n  porch: {vars: {a: b}\n  shed\n",
+                "devices:\n  porch: {vars: {a: b}\n  shed\n",
+            ),
+            (
+                "devices:\n  porch: # here\n    vars:\n      a: b\n",
+                "devices:\n  porch: # here\n    vars:\n      a: b\n",
+            ),
+            (
+                "webhooks:\n  a: b\ndevices: ${NAME}\n",
+                "webhooks:\n  a: b\ndevices: ${NAME}\n",
+            ),
+            (
+                "{token}: abc\n[x, key]: abc\n",
+                "{token}: ***\n[x, key]: ***\n",
+            ),
+        ] {
+            let mut hidden = Hidden::default();
+
+            hidden.guess(text);
+
+            let without = |(index, line): (usize, &String)| {
+                let mut line = line.clone();
+                for range in hidden.ranges(index + 1, &line).into_iter().rev() {
+                    line.replace_range(range, "***");
+                }
+                line
+            };
+            let left: Vec<String> = lines(text).iter().enumerate().map(without).collect();
+            assert_eq!(left.join("\n"), rest);
+        }
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Reads `devices` and `users`: everybody who may log in.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::access::{DeviceLogin, Filter, Filters, PasswordHash, User};
+use crate::access::{BASE, DeviceLogin, Filter, Filters, PasswordHash, User};
 use crate::model::device::TokenError;
 use crate::model::pin::PinError;
 use crate::model::{Device, Pin, Token, UserName};
@@ -13,9 +12,6 @@ use super::read::{At, Fields, Reader};
 use super::report::{Fault, Span};
 use super::tree::Key;
 use super::{DEMO_TOKEN, schema};
-
-/// The topics that are pinhook's own begin with this level.
-const BASE_TOPIC: &str = "pinhook";
 
 /// Longest name of a pin, in characters (product.md §2).
 const MAX_PIN_NAME: usize = 50;
@@ -312,9 +308,9 @@ fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose) -> Filter
             reader
                 .faults
                 .push(fault.expected("the filter behind `$share/GROUP/`: it decides"));
-        } else if whose == Whose::Device && [BASE_TOPIC, "+", "#"].contains(&first) {
-            let fault = item.fault(format!("{} reaches into `{BASE_TOPIC}/`", item.describe()));
-            let fault = fault.expected(format!("a filter outside `{BASE_TOPIC}/`"));
+        } else if whose == Whose::Device && [BASE, "+", "#"].contains(&first) {
+            let fault = item.fault(format!("{} reaches into `{BASE}/`", item.describe()));
+            let fault = fault.expected(format!("a filter outside `{BASE}/`"));
             reader
                 .faults
                 .push(fault.hint("a device has its own topics there without a filter"));
@@ -334,20 +330,20 @@ fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose) -> Filter
 }
 
 /// The demonstration token is known to everybody: it must stay on this machine.
+/// `beyond` is an address that other machines can connect to.
 pub(super) fn demo_token(
     reader: &mut Reader<'_>,
     devices: &[ReadDevice],
-    listen: &[SocketAddr],
-    listen_at: Option<&At<'_>>,
+    beyond: Option<&At<'_>>,
 ) -> bool {
     let is_demo = |read: &&ReadDevice| read.login.device.token.expose() == DEMO_TOKEN;
     let demo: Vec<&ReadDevice> = devices.iter().filter(is_demo).collect();
-    let beyond = listen.iter().find(|address| !address.ip().is_loopback());
     if let Some(beyond) = beyond {
         for (span, path) in demo.iter().filter_map(|read| read.token.as_ref()) {
-            let line = listen_at.map_or(String::new(), |at| format!(" (line {})", at.name().line));
             let found = format!(
-                "the demonstration token, which everybody knows, while `listen.mqtt` is {beyond}{line}"
+                "the demonstration token, which everybody knows, while `listen.mqtt` is {} (line {})",
+                beyond.describe(),
+                beyond.place().line
             );
             let fault = Fault::new(*span, path.clone(), found);
             let fault = fault.expected("a token of its own: `pinhook token` prints one");

@@ -18,6 +18,7 @@ mod tree;
 mod units;
 mod webhook;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -42,7 +43,10 @@ pub const DEMO_TOKEN: &str = "pinhook-demonstration-token";
 const PLACES: [&str; 2] = ["config.yaml", "/etc/pinhook/config.yaml"];
 
 /// Everything the parts of pinhook need to know, checked.
-#[derive(Debug, Clone)]
+///
+/// `Debug` shows of logins and webhooks the names only: a variable, a header or
+/// a URL may hold what a `${NAME}` stood for.
+#[derive(Clone)]
 pub struct Config {
     /// Where MQTT listens; none if it is off.
     pub listen_mqtt: Vec<SocketAddr>,
@@ -68,6 +72,25 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Whether a device has the token that everybody knows.
     pub uses_demo_token: bool,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let logins = &self.access;
+        let devices: Vec<_> = logins.devices.iter().map(|one| &one.device.name).collect();
+        let users: Vec<_> = logins.users.iter().map(|user| &user.name).collect();
+        let webhooks: Vec<_> = self.webhooks.iter().map(|webhook| &webhook.name).collect();
+        f.debug_struct("Config")
+            .field("listen_mqtt", &self.listen_mqtt)
+            .field("log_format", &self.log_format)
+            .field("zone", &self.zone)
+            .field("devices", &devices)
+            .field("users", &users)
+            .field("webhooks", &webhooks)
+            .field("limits", &self.limits)
+            .field("uses_demo_token", &self.uses_demo_token)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How the log is written.
@@ -203,4 +226,40 @@ fn open_secrets(reader: &mut Reader<'_>, root: &At<'_>, config: &Path) {
         faults.push(fault.expected(EXPECTED));
     }
     reader.faults.append(&mut faults);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_no_token_hash_variable_header_or_filled_in_text() {
+        const HASH: &str =
+            "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$secretsecretsecretsecretsecretsecretsecrets";
+        struct Machine;
+        impl Surroundings for Machine {
+            fn read(&self, _: &Path) -> std::io::Result<Vec<u8>> {
+                Err(std::io::ErrorKind::NotFound.into())
+            }
+            fn variable(&self, name: &str) -> Option<String> {
+                (name == "KEY").then(|| "secret-of-the-environment".to_owned())
+            }
+            fn variables(&self) -> Vec<String> {
+                Vec::new()
+            }
+        }
+        let text = format!(
+            "devices: {{porch: {{token: secret-0123456789, vars: {{a: '${{KEY}}'}}}}}}\n\
+             users: {{anna: {{password: '{HASH}'}}}}\n\
+             webhooks:\n  sunrise:\n    {{device: porch, pin: V0, url: 'http://h/${{KEY}}', headers: {{X: secret-x}}}}\n"
+        );
+        let config = Config::parse(Path::new("c"), &text, &Machine);
+
+        let shown = format!("{:#?}", config.unwrap());
+
+        assert!(!shown.contains("secret"), "{shown}");
+        for name in ["porch", "anna", "sunrise"] {
+            assert!(shown.contains(name), "{shown}");
+        }
+    }
 }

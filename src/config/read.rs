@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::model::name::MAX_NAME;
 use crate::model::template::Text;
 
-use super::hidden::{Hidden, MIN_SECRET, is_secret_key};
+use super::hidden::{Hidden, MIN_SECRET, is_secret, is_secret_key, is_token};
 use super::report::{Fault, Span, nearest};
 use super::schema::{self, Keys};
 use super::sources::{Piece, Sources, pieces};
@@ -38,8 +38,7 @@ pub(super) struct At<'n> {
     is_secret: bool,
 }
 
-/// A text with every `${NAME}` filled in.
-#[derive(Debug)]
+/// A text with every `${NAME}` filled in. It has no `Debug`.
 pub(super) struct Filled {
     pub text: Text,
     pub kind: Kind,
@@ -109,7 +108,7 @@ impl<'n> At<'n> {
     /// That it was found, as a sentence.
     fn found(&self) -> String {
         match &self.node.value {
-            Value::Scalar(scalar) if scalar.text.contains("${") => {
+            Value::Scalar(scalar) if scalar.text.contains("${") && !self.is_secret => {
                 format!("found what {} stands for", self.describe())
             }
             _ => format!("found {}", self.describe()),
@@ -137,7 +136,7 @@ impl<'n> At<'n> {
             node,
             path: join(&self.path, &key.text),
             key: Some(key.span),
-            is_secret: self.is_secret || is_secret_key(&key.text),
+            is_secret: self.is_secret || is_secret(&self.path, &key.text, node),
         }
     }
 }
@@ -229,6 +228,10 @@ impl<'s> Reader<'s> {
         let is_login = ["devices.NAME", "users.NAME"].contains(&keys.home);
         if near.map_or(is_login, is_secret_key) {
             self.hidden.value("token", value.node);
+        }
+        // `porch: {0123456789abcdef}`
+        if is_login && near.is_none() && value.node.is_null() && is_token(name) {
+            self.hidden.secret(name);
         }
         match (near, schema::home_of(name)) {
             (Some(near), _) if keys.later.contains(&near) => {

@@ -245,17 +245,25 @@ impl Fault {
             } else {
                 0
             };
+            let end = match number == span.end_line {
+                true => span.end_column - 1,
+                false => usize::MAX,
+            };
+            let width = word.chars().count();
             for (at, _) in line.match_indices(word.as_str()) {
                 let (before, behind) = (&line[..at], &line[at + word.len()..]);
                 let column = before.chars().count();
-                if column < begin || before.ends_with(is_part) || behind.starts_with(is_part) {
+                if !(begin..end).contains(&column)
+                    || before.ends_with(is_part)
+                    || behind.starts_with(is_part)
+                {
                     continue;
                 }
                 let found = Span {
                     line: number,
                     column: column + 1,
                     end_line: number,
-                    end_column: column + 1 + word.chars().count(),
+                    end_column: column + 1 + width,
                 };
                 if before.contains("{{") || before.contains("{%") {
                     self.span = Some(found);

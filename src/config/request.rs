@@ -317,7 +317,7 @@ impl Reading<'_, '_> {
         }
         let asks_for_pins = template.pins().next().is_some();
         for device in self.devices.iter().filter(|_| asks_for_pins) {
-            for pin in unknown_pins(std::iter::once(&template), device) {
+            for pin in unknown_pins(template.pins(), device) {
                 let known = device.pin_names.values().map(String::as_str);
                 let found = format!("`pins.{pin}`: `{}` has no such pin", device.name);
                 let fault = at.fault(found).focus(pin);
@@ -368,6 +368,7 @@ impl Reading<'_, '_> {
             TemplateError::Dots(_) => {
                 fault.expected("a path without it: it would remove the part before it")
             }
+            TemplateError::Reserved | TemplateError::InBlock | TemplateError::AfterEscape => fault,
         }
     }
 }

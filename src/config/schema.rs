@@ -203,7 +203,8 @@ pub struct Limits {
     pub retained: usize,
     /// Bytes of the retained messages of clients.
     pub retained_bytes: usize,
-    /// Retained messages below one device's topics.
+    /// Retained messages of one device, of all its logins together. Those of
+    /// users count for `retained` and `retained_bytes` only.
     pub retained_per_device: usize,
     /// HTTP requests in flight, of all webhooks together.
     pub in_flight: usize,

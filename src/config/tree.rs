@@ -5,6 +5,7 @@
 //! wrong with the YAML itself is found here; what the nodes mean is not known here.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::rc::Rc;
 
 use serde_saphyr::granit_parser::{self, Event, Parser, ScalarStyle, Tag};
@@ -25,7 +26,10 @@ const MAX_ALIASED: usize = 20_000;
 #[derive(Debug)]
 pub(super) struct Node {
     pub value: Value,
+    /// Where a problem of it is shown; behind an alias, the alias.
     pub span: Span,
+    /// Where it is written.
+    pub origin: Span,
     /// Nodes in it, itself included, aliases followed.
     weight: usize,
     depth: usize,
@@ -42,8 +46,9 @@ pub(super) enum Value {
 }
 
 /// A text, number, boolean or nothing: the schema decides which is meant, and
-/// keeps `0.10` and `007` as they are written where it wants text.
-#[derive(Debug)]
+/// keeps `0.10` and `007` as they are written where it wants text. `Debug`
+/// leaves the text out: it may be a token.
+#[derive(Clone)]
 pub(super) struct Scalar {
     pub text: String,
     /// Written without quotes, so that `5` is a number and `true` a boolean.
@@ -86,6 +91,14 @@ impl Scalar {
             text if is_number(text) => Kind::Number,
             _ => Kind::Text,
         }
+    }
+}
+
+impl fmt::Debug for Scalar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut scalar = f.debug_struct("Scalar");
+        scalar.field("is_plain", &self.is_plain);
+        scalar.finish_non_exhaustive()
     }
 }
 
@@ -133,8 +146,39 @@ impl Node {
         Node {
             value,
             span,
+            origin: span,
             weight: weight.saturating_add(1),
             depth: depth + 1,
+        }
+    }
+
+    /// The same behind the alias at `span`: what is wrong with it may be right
+    /// where it is written.
+    fn behind(&self, span: Span) -> Node {
+        let value = match &self.value {
+            Value::Scalar(scalar) => Value::Scalar(scalar.clone()),
+            Value::List(items) => Value::List(
+                items
+                    .iter()
+                    .map(|item| Rc::new(item.behind(span)))
+                    .collect(),
+            ),
+            Value::Map(entries) => {
+                let behind = |entry: &Entry| Entry {
+                    key: Key {
+                        text: entry.key.text.clone(),
+                        span,
+                    },
+                    value: Rc::new(entry.value.behind(span)),
+                };
+                Value::Map(entries.iter().map(behind).collect())
+            }
+            Value::Broken => Value::Broken,
+        };
+        Node {
+            value,
+            span,
+            ..*self
         }
     }
 }
@@ -220,8 +264,18 @@ enum PendingKey {
     Good(Key),
     /// `<<`
     Merge,
-    /// Its value is left out.
-    Bad,
+    /// Its value is left out, but may be a secret: what the key says of that.
+    Bad(String),
+}
+
+impl PendingKey {
+    fn text(&self) -> &str {
+        match self {
+            PendingKey::Good(key) => &key.text,
+            PendingKey::Merge => "<<",
+            PendingKey::Bad(text) => text,
+        }
+    }
 }
 
 impl Builder<'_> {
@@ -298,7 +352,7 @@ impl Builder<'_> {
             let expected = "fewer aliases, or none to what holds aliases itself";
             return Err(fault.expected(expected).into());
         }
-        self.put(node, span)
+        self.put(Rc::new(node.behind(span)), span)
     }
 
     fn complete(&mut self, value: Value, span: Span, anchor: usize) -> Result<(), Box<Fault>> {
@@ -314,9 +368,15 @@ impl Builder<'_> {
             let found = format!("more than {MAX_DEPTH} levels, one inside the other");
             return Err(Fault::new(span, self.path(), found).into());
         }
-        let is_name = self.is_name_level();
+        let section = self.section().to_owned();
         let path = self.path();
         let Some(frame) = self.stack.last_mut() else {
+            // Once more: only now `<<` has brought everything.
+            if let Value::Map(entries) = &node.value {
+                for entry in entries {
+                    self.hidden.entry("", &entry.key.text, &entry.value);
+                }
+            }
             self.root = Some(node);
             return Ok(());
         };
@@ -333,13 +393,11 @@ impl Builder<'_> {
                 self.faults.extend(fault);
             }
             Some(PendingKey::Good(key)) => {
-                if !is_name && is_secret_key(&key.text) {
-                    self.hidden.value(&key.text, &node);
-                }
+                self.hidden.entry(&section, &key.text, &node);
                 map.entries.push(Entry { key, value: node });
             }
             Some(PendingKey::Merge) => map.merged.push(node),
-            Some(PendingKey::Bad) => {}
+            Some(PendingKey::Bad(key)) => self.hidden.entry(&section, &key, &node),
         }
         Ok(())
     }
@@ -375,17 +433,20 @@ impl Builder<'_> {
         entries
     }
 
-    /// Whether the keys of the innermost map are names that the owner chose: a
-    /// webhook may be called `token`.
-    fn is_name_level(&self) -> bool {
-        let [Frame { inside, .. }, _] = self.stack.as_slice() else {
-            return false;
-        };
-        let Inside::Map(OpenMap { pending, .. }) = inside else {
-            return false;
-        };
-        matches!(pending, Some(PendingKey::Good(key))
-            if ["devices", "users", "webhooks"].contains(&key.text.as_str()))
+    /// The section that the innermost map is: empty for the whole file, and `…`
+    /// for a map within a section.
+    fn section(&self) -> &str {
+        match self.stack.as_slice() {
+            [] | [_] => "",
+            [
+                Frame {
+                    inside: Inside::Map(map),
+                    ..
+                },
+                _,
+            ] => map.pending.as_ref().map_or("…", PendingKey::text),
+            _ => "…",
+        }
     }
 
     /// The path of what is being read, for problems of the YAML itself.
@@ -414,7 +475,8 @@ impl OpenMap {
     /// Takes `node` as the next key; returns what is wrong with it.
     fn begin(&mut self, node: &Node, span: Span, own: Span, path: String) -> Option<Fault> {
         let Value::Scalar(scalar) = &node.value else {
-            self.pending = Some(PendingKey::Bad);
+            let sounds = secret_part(node).unwrap_or_default();
+            self.pending = Some(PendingKey::Bad(sounds.to_owned()));
             self.is_broken = true;
             if (span.line, span.column) == (own.line, own.column + 1) {
                 let fault = Fault::new(Span::at(own.line, own.column), path, "`{{` without quotes");
@@ -431,8 +493,8 @@ impl OpenMap {
             return None;
         }
         if let Some(line) = self.seen.get(&scalar.text) {
-            self.pending = Some(PendingKey::Bad);
             let key = &scalar.text;
+            self.pending = Some(PendingKey::Bad(key.clone()));
             return Some(
                 Fault::new(
                     span,
@@ -451,6 +513,23 @@ impl OpenMap {
             span,
         }));
         None
+    }
+}
+
+/// The part of a list or map in the place of a key that sounds secret:
+/// `{token}: …` is a token too.
+fn secret_part(node: &Node) -> Option<&str> {
+    fn secret(text: &str) -> Option<&str> {
+        Some(text).filter(|text| is_secret_key(text))
+    }
+    match &node.value {
+        Value::Scalar(scalar) => secret(&scalar.text),
+        Value::List(items) => items.iter().find_map(|item| secret_part(item)),
+        Value::Map(entries) => entries
+            .iter()
+            .find_map(|entry| secret(&entry.key.text).or_else(|| secret_part(&entry.value))),
+        // What stood in it is lost.
+        Value::Broken => Some("key"),
     }
 }
 
@@ -539,6 +618,29 @@ mod tests {
         let span = items[1].span;
 
         assert_eq!((span.line, span.column, span.end_column), (1, 12, 16));
+    }
+
+    #[test]
+    fn behind_an_alias_everything_stands_at_the_alias_and_is_written_at_the_anchor() {
+        let (root, _) = read("a: &a {x: [1]}\nb: *a\nc:\n  <<: *a\n");
+        let root = root.unwrap();
+        let Value::Map(entries) = &root.value else {
+            panic!()
+        };
+
+        let place = |entry: &Entry| {
+            let Value::Map(inside) = &entry.value.value else {
+                panic!()
+            };
+            let Value::List(items) = &inside[0].value.value else {
+                panic!()
+            };
+            let lines = [inside[0].key.span, items[0].span, items[0].origin];
+            lines.map(|span| (span.line, span.column))
+        };
+        assert_eq!(place(&entries[0]), [(1, 8), (1, 12), (1, 12)]);
+        assert_eq!(place(&entries[1]), [(2, 4), (2, 4), (1, 12)]);
+        assert_eq!(place(&entries[2]), [(4, 7), (4, 7), (1, 12)]);
     }
 
     #[test]

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::error::Error as _;
 use std::time::Duration;
 
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
 
-use crate::model::mask::Mask;
 use crate::model::webhook::{Headers, Method, Request, Timeouts};
 
 /// What pinhook calls itself unless a webhook configures otherwise.
@@ -27,9 +27,19 @@ pub(super) struct Client(reqwest::Client);
 #[derive(Debug)]
 pub(super) struct Received {
     pub status: u16,
-    /// Names in lower case; of a repeated one the last.
-    pub headers: Headers,
+    headers: HeaderMap,
     pub body: Vec<u8>,
+}
+
+impl Received {
+    /// Its headers, names in lower case; of a repeated one the last.
+    pub(super) fn headers(&self) -> Headers {
+        let text = |(name, value): (&HeaderName, &HeaderValue)| {
+            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+            (name.as_str().to_owned(), value)
+        };
+        self.headers.iter().map(text).collect()
+    }
 }
 
 /// Why there is no whole response.
@@ -52,28 +62,83 @@ pub(super) enum SendError {
     TooLarge { status: u16, limit: usize },
 }
 
+/// Why no requests can be made at all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up HTTP requests: {0}")]
+pub struct SetupError(String);
+
 impl Clients {
     /// The client for a webhook with these time limits.
     ///
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub(super) fn get(&mut self, timeouts: Timeouts) -> Result<Client, reqwest::Error> {
+    pub(super) fn get(&mut self, timeouts: Timeouts) -> Result<Client, SetupError> {
         if let Some(client) = self.0.get(&timeouts.connect) {
             return Ok(client.clone());
         }
-        let client = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .connect_timeout(timeouts.connect)
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .tcp_nodelay(true)
-            .build()?;
+        let client = match builder(timeouts).build() {
+            Ok(client) => client,
+            Err(error) => {
+                // Requests over http need no certificates, and those over https
+                // say what is wrong when they are made.
+                let why = cause(&error);
+                tracing::warn!("no server can be trusted, https requests will fail: {why}");
+                let trusting_nobody = builder(timeouts).tls_certs_only([]).build();
+                trusting_nobody.map_err(|error| SetupError(cause(&error)))?
+            }
+        };
         let client = Client(client);
         self.0.insert(timeouts.connect, client.clone());
         Ok(client)
     }
 }
+
+fn builder(timeouts: Timeouts) -> reqwest::ClientBuilder {
+    let builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(timeouts.connect)
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        .tcp_nodelay(true)
+        .no_proxy();
+    proxies(|name| std::env::var(name).ok())
+        .into_iter()
+        .fold(builder, reqwest::ClientBuilder::proxy)
+}
+
+/// The proxies of the environment, as curl reads it. This machine's own services
+/// are never behind one.
+fn proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<reqwest::Proxy> {
+    let either = |lower: &str, upper: &str| {
+        let set = variable(lower).or_else(|| variable(upper));
+        set.filter(|value| !value.is_empty())
+    };
+    let direct = either("no_proxy", "NO_PROXY").unwrap_or_default();
+    let direct = reqwest::NoProxy::from_string(&format!("{direct},{LOOPBACK}"));
+    // HTTP_PROXY in capitals is what a CGI program gets from its client.
+    let http = variable("http_proxy").filter(|value| !value.is_empty());
+    let https = either("https_proxy", "HTTPS_PROXY");
+    let all = either("all_proxy", "ALL_PROXY");
+    let proxies = [
+        http.map(reqwest::Proxy::http),
+        https.map(reqwest::Proxy::https),
+        all.map(reqwest::Proxy::all),
+    ];
+    let mut usable = Vec::new();
+    for proxy in proxies.into_iter().flatten() {
+        match proxy {
+            Ok(proxy) => usable.push(proxy.no_proxy(direct.clone())),
+            Err(error) => {
+                tracing::warn!("a proxy of the environment is not used: {}", cause(&error))
+            }
+        }
+    }
+    usable
+}
+
+/// Reached directly whatever the environment says.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 impl Client {
     /// Sends `request`, and reads at most `max_size` bytes of decompressed body.
@@ -100,11 +165,7 @@ impl Client {
         if announced > max_size as u64 {
             return Err(too_large());
         }
-        let headers = response.headers().iter().map(|(name, value)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.as_str().to_owned(), value)
-        });
-        let headers = headers.collect();
+        let headers = std::mem::take(response.headers_mut());
         let mut body = Vec::with_capacity(announced as usize);
         while let Some(chunk) = response.chunk().await.map_err(explain)? {
             if body.len() + chunk.len() > max_size {
@@ -144,10 +205,12 @@ impl Client {
     }
 }
 
-impl SendError {
-    /// The sentence a maker reads, without the owner's secrets.
-    pub(super) fn sentence(&self, mask: &Mask) -> String {
-        mask.apply(&self.to_string()).into_owned()
+/// A status with its usual words: `404 Not Found`.
+pub(super) fn status_text(status: u16) -> String {
+    let code = reqwest::StatusCode::from_u16(status).ok();
+    match code.and_then(|code| code.canonical_reason()) {
+        Some(reason) => format!("{status} {reason}"),
+        None => status.to_string(),
     }
 }
 
@@ -199,4 +262,28 @@ fn cause(error: &reqwest::Error) -> String {
         deepest = source;
     }
     deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_is_none_is_left_out_and_others_are_used() {
+        let environment = |name: &str| match name {
+            "http_proxy" => Some("http://127.0.0.1:9".to_owned()),
+            "HTTPS_PROXY" => Some("::no proxy::".to_owned()),
+            "all_proxy" => Some(String::new()),
+            _ => None,
+        };
+
+        assert_eq!(proxies(environment).len(), 1);
+        assert!(proxies(|_| None).is_empty());
+    }
+
+    #[test]
+    fn a_status_has_its_usual_words() {
+        assert_eq!(status_text(503), "503 Service Unavailable");
+        assert_eq!(status_text(599), "599");
+    }
 }

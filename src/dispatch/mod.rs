@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hub::Hub;
 use crate::model::mask::Mask;
-use client::{Client, Clients};
+use client::Clients;
+pub use client::SetupError;
 use worker::Worker;
 
 /// What the workers are told by the configuration.
@@ -28,11 +29,6 @@ pub struct Settings {
     pub mask: Mask,
 }
 
-/// Why no requests can be made at all.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot set up HTTP requests: {0}")]
-pub struct Error(#[from] reqwest::Error);
-
 /// The workers, ready to run.
 pub struct Dispatch(Vec<Worker>);
 
@@ -42,13 +38,13 @@ impl Dispatch {
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub fn new(hub: &Hub, settings: Settings) -> Result<Dispatch, Error> {
+    pub fn new(hub: &Hub, settings: Settings) -> Result<Dispatch, SetupError> {
         let in_flight = Arc::new(Semaphore::new(settings.in_flight));
         let settings = Arc::new(settings);
         let mut clients = Clients::default();
         let mut workers = Vec::new();
         for inbox in hub.inboxes() {
-            let client: Client = clients.get(inbox.webhook().timeouts)?;
+            let client = clients.get(inbox.webhook().timeouts)?;
             workers.push(Worker {
                 hub: hub.clone(),
                 inbox,
@@ -66,6 +62,9 @@ impl Dispatch {
     ///
     /// When a worker does.
     pub async fn run(self, stop: CancellationToken) {
+        if self.0.is_empty() {
+            stop.cancelled().await;
+        }
         let mut workers = JoinSet::new();
         for worker in self.0 {
             workers.spawn(worker.run(stop.clone()));

@@ -1,21 +1,21 @@
 //! The loop of one webhook: what may go, the request, the outcome.
 
-use std::panic::resume_unwind;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, PollSemaphore};
 
 use super::Settings;
-use super::client::{Client, Received, SendError};
+use super::client::{Client, Received, SendError, status_text};
 use crate::hub::inbox::Next;
 use crate::hub::{Finished, Hub, Inbox};
 use crate::model::gate::{Ticket, Verdict};
 use crate::model::template::{Response, Scope};
-use crate::model::webhook::{Delivery, Trigger, is_success};
+use crate::model::webhook::{Delivery, Headers, Trigger, is_success};
 use crate::model::{Device, Outcome, Pin, PinValue};
 
 /// How long requests in flight may take to end at a shutdown (product.md §11).
@@ -33,42 +33,36 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Sends what may be sent until told to stop; then waits for the requests
-    /// in flight.
+    /// in flight. They all run in this one task: a request that is due is on
+    /// its way without waking another.
     pub(super) async fn run(self, stop: CancellationToken) {
         let worker = Arc::new(self);
-        let mut requests = JoinSet::new();
+        let mut leave = PollSemaphore::new(Arc::clone(&worker.in_flight));
+        let mut requests = FuturesUnordered::new();
         loop {
-            while let Some(ended) = requests.try_join_next() {
-                pass_on(ended);
+            let ready_at = worker.inbox.ready_at(Instant::now());
+            let is_ready = ready_at.is_some_and(|at| at <= Instant::now());
+            if !is_ready {
+                // A place in the line that is not needed would take a permit
+                // and keep it from the others.
+                leave = PollSemaphore::new(Arc::clone(&worker.in_flight));
             }
-            let now = Instant::now();
-            match worker.inbox.ready_at(now) {
-                Some(at) if at <= now => tokio::select! {
-                    permit = Arc::clone(&worker.in_flight).acquire_owned() => {
-                        let permit = permit.expect("nobody closes the semaphore");
-                        if let Next::Go(delivery, ticket) = worker.inbox.next(Instant::now()) {
-                            let sending = Sending::new(&worker, delivery, ticket, permit);
-                            requests.spawn(sending.run());
-                        }
+            tokio::select! {
+                permit = poll_fn(|context| leave.poll_acquire(context)), if is_ready => {
+                    let permit = permit.expect("nobody closes the semaphore");
+                    if let Next::Go(delivery, ticket) = worker.inbox.next(Instant::now()) {
+                        requests.push(Sending::new(&worker, delivery, ticket, permit).run());
                     }
-                    () = stop.cancelled() => break,
-                },
-                at => tokio::select! {
-                    () = until(at) => {}
-                    () = worker.inbox.changed() => {}
-                    Some(ended) = requests.join_next() => pass_on(ended),
-                    () = stop.cancelled() => break,
-                },
+                }
+                Some(()) = requests.next() => {}
+                () = until(ready_at), if !is_ready => {}
+                () = worker.inbox.changed() => {}
+                () = stop.cancelled() => break,
             }
         }
-        let drain = async {
-            while let Some(ended) = requests.join_next().await {
-                pass_on(ended);
-            }
-        };
+        let drain = async { while requests.next().await.is_some() {} };
         // What is still in flight then is dropped, which ends it as `shutdown`.
         let _ = timeout(GRACE, drain).await;
-        requests.shutdown().await;
     }
 }
 
@@ -76,15 +70,6 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A panic in a request is a panic of the worker.
-fn pass_on(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        resume_unwind(error.into_panic());
     }
 }
 
@@ -160,9 +145,8 @@ impl Sending {
         let request = match webhook.request.render(&scope) {
             Ok(request) => request,
             Err(error) => {
-                let error = error.to_string();
                 return End {
-                    error: Some(self.worker.settings.mask.apply(&error).into_owned()),
+                    error: Some(error.to_string()),
                     ..End::new(Outcome::RenderError, Verdict::Unknown)
                 };
             }
@@ -210,38 +194,26 @@ impl Sending {
     }
 
     fn receive(&self, received: Received, scope: &Scope, delivery: &Delivery) -> End {
-        let Received {
-            status,
-            headers,
-            body,
-        } = received;
+        let status = received.status;
         let end = |outcome, verdict| End {
             status: Some(status),
-            bytes: body.len(),
+            bytes: received.body.len(),
             ..End::new(outcome, verdict)
         };
         if !is_success(status) {
             return End {
-                error: Some(format!("the service answered {}", status_text(status))),
+                error: Some(format!("the service returned {}", status_text(status))),
                 ..end(Outcome::Failed, Verdict::Failure)
             };
         }
         let rule = &self.worker.inbox.webhook().response;
         let Trigger::Pin(trigger) = delivery.trigger;
-        // A redirect that is not followed has a page for browsers, not an answer.
-        let target = rule
-            .target(trigger)
-            .filter(|_| !body.is_empty() && status != 302);
-        let Some(pin) = target else {
+        // A redirect that is not followed has a page for browsers, not a value.
+        let has_value = !received.body.is_empty() && status != 302;
+        let Some(pin) = rule.target(trigger).filter(|_| has_value) else {
             return end(Outcome::Ok, Verdict::Success);
         };
-        let text = String::from_utf8_lossy(&body).into_owned();
-        let response = Arc::new(Response::new(status, headers, text));
-        let scope = Arc::new(Scope {
-            response: Some(Arc::clone(&response)),
-            ..scope.clone()
-        });
-        match rule.value(&scope, &response.body) {
+        match rule.value(scope, self.response(&received)) {
             Ok(value) => End {
                 response: Some((pin, value)),
                 ..end(Outcome::Ok, Verdict::Success)
@@ -253,8 +225,18 @@ impl Sending {
         }
     }
 
+    /// The response as templates see it; without any, its body is all it needs.
+    fn response(&self, received: &Received) -> Response {
+        let headers = match self.worker.inbox.webhook().response.values {
+            Some(_) => received.headers(),
+            None => Headers::new(),
+        };
+        let body = String::from_utf8_lossy(&received.body).into_owned();
+        Response::new(received.status, headers, body)
+    }
+
     fn fail(&self, error: &SendError) -> End {
-        let sentence = error.sentence(&self.worker.settings.mask);
+        let sentence = error.to_string();
         match error {
             SendError::TooLarge { status, .. } if is_success(*status) => End {
                 status: Some(*status),
@@ -263,7 +245,7 @@ impl Sending {
             },
             SendError::TooLarge { status, .. } => End {
                 status: Some(*status),
-                error: Some(format!("the service answered {}", status_text(*status))),
+                error: Some(format!("the service returned {}", status_text(*status))),
                 ..End::new(Outcome::Failed, Verdict::Failure)
             },
             SendError::Build(_) => End {
@@ -281,6 +263,9 @@ impl Sending {
         let Some((delivery, ticket)) = self.delivery.take() else {
             return;
         };
+        let mask = &self.worker.settings.mask;
+        let error = end.error.map(|error| mask.apply(&error).into_owned());
+        let end = End { error, ..end };
         let elapsed = match self.attempts {
             0 => Duration::ZERO,
             _ => self.started.elapsed(),
@@ -339,15 +324,5 @@ fn log(inbox: &Inbox, delivery: &Delivery, end: &End, elapsed: Duration) {
             let status = end.status;
             tracing::debug!(%webhook, %device, %pin, status, ms, %outcome, "delivered");
         }
-    }
-}
-
-fn status_text(status: u16) -> String {
-    let reason = reqwest::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason());
-    match reason {
-        Some(reason) => format!("{status} {reason}"),
-        None => status.to_string(),
     }
 }

@@ -28,7 +28,7 @@ pub enum What {
 /// What has changed since an observer looked last; of everything only the newest.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Pins that were written, and their values.
+    /// Pins that were written, and their values, in the order of the writes.
     pub pins: Vec<(Arc<Device>, Pin, PinValue)>,
     /// Devices that came or went, and whether they are connected.
     pub status: Vec<(DeviceName, bool)>,
@@ -36,6 +36,8 @@ pub struct Changes {
     pub webhooks: Vec<WebhookState>,
     /// Deliveries that ended, oldest first.
     pub reports: Vec<Report>,
+    /// Deliveries that ended and are not among them, because too many did.
+    pub missed: u64,
 }
 
 /// The state of a webhook as people see it (product.md §3.2, `bridge/webhooks/NAME`).

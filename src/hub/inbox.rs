@@ -115,7 +115,10 @@ impl Inbox {
             state.outcomes.add(*outcome);
         }
         drop(state);
-        self.bell.notify_one();
+        // Otherwise it took another one's place, or has none.
+        if ended.is_none() {
+            self.bell.notify_one();
+        }
         ended
     }
 
@@ -164,8 +167,11 @@ impl Inbox {
             state.since = SystemTime::now();
         }
         let after = (state.gate.state(), state.gate.failures(), state.last_status);
+        let may_go_on = !state.pending.is_empty();
         drop(state);
-        self.bell.notify_one();
+        if may_go_on {
+            self.bell.notify_one();
+        }
         Aftermath {
             transition,
             ended,

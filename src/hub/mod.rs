@@ -24,9 +24,9 @@ pub use event::{Changes, Downlink, Report, WebhookState, What};
 use inbox::End;
 pub use inbox::{Counts, Inbox};
 
-/// Reports that wait for the observer; beyond it the oldest is forgotten, since
-/// nobody may hold the hub up by not looking.
-const MAX_REPORTS: usize = 1024;
+/// Reports that wait for the observer; beyond it the oldest is forgotten and
+/// counted, since nobody may hold the hub up by not looking.
+const MAX_REPORTS: usize = 4096;
 
 /// What the hub is told by the configuration.
 #[derive(Debug, Clone)]
@@ -129,10 +129,14 @@ struct DeviceState {
 /// What the observer has not seen yet.
 #[derive(Default)]
 struct Dirty {
-    pins: HashSet<(DeviceName, Pin)>,
+    /// With the number of the write, so that they come out in order.
+    pins: HashMap<(DeviceName, Pin), u64>,
+    writes: u64,
     status: HashSet<DeviceName>,
     webhooks: HashSet<WebhookName>,
     reports: VecDeque<Report>,
+    /// Reports that were forgotten.
+    missed: u64,
 }
 
 impl Hub {
@@ -192,7 +196,8 @@ impl Hub {
     ///
     /// # Errors
     ///
-    /// A refused write changes nothing. The device is told on `diag`.
+    /// A refused write changes nothing. Where the device made a mistake, it is
+    /// told on `diag`.
     pub fn write(&self, write: Write, now: Instant) -> Result<(), WriteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -208,10 +213,11 @@ impl Hub {
         }
         let (pin, value) = (write.pin, write.value.clone());
         device.values.insert(pin, value.clone());
-        state.dirty.pins.insert((write.device.clone(), pin));
+        state.dirty.written(&write.device, pin);
         if write.source == Source::App {
             self.send(&device.device, What::Value(pin, value));
         }
+        let mut stopped = Vec::new();
         for inbox in &device.webhooks {
             let Some(trigger) = inbox.webhook().matching(pin) else {
                 continue;
@@ -223,8 +229,15 @@ impl Hub {
             };
             state.next_id = state.next_id.wrapping_add(1);
             if let Some((ended, outcome)) = inbox.push(delivery, now) {
+                if outcome == Outcome::Stopped {
+                    stopped.push(Arc::clone(inbox));
+                }
                 state.dirty.report(ended_unsent(inbox, ended, outcome));
             }
+        }
+        for inbox in stopped {
+            let line = format!("{}: is stopped, {pin} was not sent", inbox.webhook().name);
+            self.diag_locked(device, &line, now);
         }
         drop(guard);
         self.0.news.notify_one();
@@ -245,6 +258,10 @@ impl Hub {
                 limit: self.0.value,
             });
         }
+        self.count(device, now)
+    }
+
+    fn count(&self, device: &mut DeviceState, now: Instant) -> Result<(), WriteError> {
         match device.bucket.take(now) {
             true => Ok(()),
             false => Err(WriteError::TooMany(self.0.writes_per_second)),
@@ -253,21 +270,36 @@ impl Hub {
 
     /// Sends the values of `pins` to their device, as an answer to `get/ds`; a
     /// pin that was never written is left out. `None`: all pins.
-    pub fn answer(&self, name: &DeviceName, pins: Option<&[Pin]>) {
-        let state = self.lock();
-        let Some(device) = state.devices.get(name) else {
-            return;
+    ///
+    /// # Errors
+    ///
+    /// A request counts as a write, and is refused like one when it is too many:
+    /// it costs as many messages as the device has pins.
+    pub fn answer(
+        &self,
+        name: &DeviceName,
+        pins: Option<&[Pin]>,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let mut state = self.lock();
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
         };
+        if let Err(error) = self.count(device, now) {
+            self.diag_locked(device, &error.to_string(), now);
+            return Err(error);
+        }
         let send = |(pin, value): (&Pin, &PinValue)| {
             self.send(&device.device, What::Value(*pin, value.clone()));
         };
         match pins {
             None => device.values.iter().for_each(send),
-            Some(pins) => pins
-                .iter()
-                .filter_map(|pin| device.values.get_key_value(pin))
-                .for_each(send),
+            Some(pins) => {
+                let known = |pin| device.values.get_key_value(pin);
+                pins.iter().filter_map(known).for_each(send);
+            }
         }
+        Ok(())
     }
 
     /// The value of a pin, if it was ever written.
@@ -369,18 +401,13 @@ impl Hub {
             if let Some(error) = &finished.error {
                 self.diag_locked(device, &format!("{webhook}: {error}"), now);
             }
-            match after.transition {
-                Some(Transition::Stopped { again }) => {
-                    let line = stopped_line(inbox, again);
-                    tracing::warn!(webhook = %webhook, "{line}");
-                    self.send_diag(device, format!("{webhook}: {line}"));
-                }
-                Some(Transition::Resumed) => {
-                    tracing::info!(webhook = %webhook, "works again, resumed");
-                    self.send_diag(device, format!("{webhook}: works again, resumed"));
-                }
-                None => {}
-            }
+        }
+        let told = after.transition.map(|transition| match transition {
+            Transition::Stopped { again } => stopped_line(inbox, again),
+            Transition::Resumed => "works again, resumed".to_owned(),
+        });
+        if let Some(line) = &told {
+            self.tell_all(state, inbox.webhook(), line);
         }
         for waited in after.ended {
             state
@@ -404,6 +431,21 @@ impl Hub {
         });
         drop(guard);
         self.0.news.notify_one();
+        match (after.transition, told) {
+            (Some(Transition::Stopped { .. }), Some(line)) => tracing::warn!(%webhook, "{line}"),
+            (_, Some(line)) => tracing::info!(%webhook, "{line}"),
+            (_, None) => {}
+        }
+    }
+
+    /// Tells every device of a webhook that it stopped or goes on; these lines
+    /// are never held back.
+    fn tell_all(&self, state: &State, webhook: &Webhook, line: &str) {
+        for device in &webhook.devices {
+            if let Some(device) = state.devices.get(device) {
+                self.send_diag(device, format!("{}: {line}", webhook.name));
+            }
+        }
     }
 
     /// Makes a stopped webhook ready again; false if it was ready.
@@ -420,16 +462,12 @@ impl Hub {
         if !inbox.resume() {
             return Ok(false);
         }
-        let webhook = inbox.webhook();
-        tracing::info!(webhook = %webhook.name, "resumed");
-        for device in &webhook.devices {
-            if let Some(device) = state.devices.get(device) {
-                self.send_diag(device, format!("{}: resumed", webhook.name));
-            }
-        }
+        let webhook = Arc::clone(inbox.webhook());
+        self.tell_all(state, &webhook, "resumed");
         state.dirty.webhooks.insert(webhook.name.clone());
         drop(guard);
         self.0.news.notify_one();
+        tracing::info!(webhook = %webhook.name, "resumed");
         Ok(true)
     }
 
@@ -473,9 +511,12 @@ impl Hub {
         let state = &mut *guard;
         let mut changes = Changes {
             reports: state.dirty.reports.drain(..).collect(),
+            missed: std::mem::take(&mut state.dirty.missed),
             ..Changes::default()
         };
-        for (name, pin) in state.dirty.pins.drain() {
+        let mut pins: Vec<_> = state.dirty.pins.drain().collect();
+        pins.sort_unstable_by_key(|(_, number)| *number);
+        for ((name, pin), _) in pins {
             let Some(device) = state.devices.get(&name) else {
                 continue;
             };
@@ -524,9 +565,15 @@ impl Drop for Attachment {
 }
 
 impl Dirty {
+    fn written(&mut self, device: &DeviceName, pin: Pin) {
+        self.writes += 1;
+        self.pins.insert((device.clone(), pin), self.writes);
+    }
+
     fn report(&mut self, report: Report) {
         if self.reports.len() == MAX_REPORTS {
             self.reports.pop_front();
+            self.missed += 1;
         }
         self.reports.push_back(report);
     }

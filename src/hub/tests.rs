@@ -88,7 +88,6 @@ impl World {
             pin: pin.parse().unwrap(),
             value: value.into(),
             source,
-            at: SystemTime::UNIX_EPOCH,
         };
         self.hub.write(write, self.now)
     }
@@ -210,16 +209,61 @@ fn a_response_goes_to_the_device_and_triggers_nothing() {
 }
 
 #[test]
+fn every_device_of_a_stopped_webhook_hears_of_it() {
+    let world = world(vec![webhook("hook", &["porch", "shed"], &["V1"])]);
+    for _ in 0..2 {
+        world.write("porch", "V1", "1", Source::Hardware).unwrap();
+        world.deliver(Verdict::Failure, None, None);
+    }
+    world.write("shed", "V1", "1", Source::Hardware).unwrap();
+
+    assert_eq!(
+        world.sent(),
+        [
+            "porch diag hook: stopped after 2 failures in a row until it is resumed",
+            "shed diag hook: stopped after 2 failures in a row until it is resumed",
+            "shed diag hook: is stopped, V1 was not sent",
+        ]
+    );
+}
+
+#[test]
+fn changes_come_in_the_order_of_the_writes_and_losses_are_counted() {
+    let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
+    for pin in ["V3", "V1", "V2", "V3"] {
+        world.write("porch", pin, "1", Source::Hardware).unwrap();
+    }
+    let pins = world
+        .hub
+        .take_changes()
+        .pins
+        .into_iter()
+        .map(|(_, pin, _)| pin.to_string());
+    assert_eq!(pins.collect::<Vec<_>>(), ["V1", "V2", "V3"]);
+
+    for _ in 0..MAX_REPORTS + 3 {
+        let mut state = world.hub.lock();
+        let inbox = Arc::clone(&state.webhooks["hook"]);
+        let ended = crate::model::webhook::tests::delivery("porch", "V1", "1");
+        state
+            .dirty
+            .report(ended_unsent(&inbox, ended, Outcome::Stopped));
+    }
+    let changes = world.hub.take_changes();
+    assert_eq!((changes.reports.len(), changes.missed), (MAX_REPORTS, 3));
+}
+
+#[test]
 fn stopping_and_resuming_get_a_line_of_their_own() {
     let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
     for _ in 0..2 {
         world.write("porch", "V1", "1", Source::Hardware).unwrap();
-        world.deliver(Verdict::Failure, None, Some("the service answered 500"));
+        world.deliver(Verdict::Failure, None, Some("the service returned 500"));
     }
     assert_eq!(
         world.sent(),
         [
-            "porch diag hook: the service answered 500",
+            "porch diag hook: the service returned 500",
             "porch diag hook: stopped after 2 failures in a row until it is resumed",
         ]
     );
@@ -297,8 +341,10 @@ fn an_answer_has_the_pins_that_were_written() {
     let porch: DeviceName = "porch".parse().unwrap();
 
     let asked = ["V2", "V9"].map(|pin| pin.parse().unwrap());
-    world.hub.answer(&porch, Some(&asked));
+    world.hub.answer(&porch, Some(&asked), world.now).unwrap();
     assert_eq!(world.sent(), ["porch V2 2"]);
-    world.hub.answer(&porch, None);
+    world.hub.answer(&porch, None, world.now).unwrap();
     assert_eq!(world.sent(), ["porch V1 1", "porch V2 2"]);
+    let all = (0..20).filter(|_| world.hub.answer(&porch, None, world.now).is_ok());
+    assert_eq!(all.count(), 6, "it counts as a write");
 }

@@ -2,13 +2,18 @@
 
 use std::borrow::Cow;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+use super::template::percent;
+
 /// Shown in place of a secret.
 const STARS: &str = "***";
 
 /// Shortest text that is hidden: shorter ones would blot out ordinary words.
 const MIN: usize = 6;
 
-/// The texts to hide, as they are and percent-encoded.
+/// The texts to hide, as they are, percent-encoded and in base64.
 #[derive(Clone, Default)]
 pub struct Mask(Vec<String>);
 
@@ -21,13 +26,15 @@ impl Mask {
             if secret.chars().count() < MIN {
                 continue;
             }
-            let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-            texts.push(encoded.replace('+', "%20"));
-            texts.push(encoded);
+            let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+            texts.push(percent(secret));
+            texts.push(form);
+            texts.push(STANDARD_NO_PAD.encode(secret));
+            texts.push(URL_SAFE_NO_PAD.encode(secret));
             texts.push(secret.to_owned());
         }
         // A secret that holds another must go first.
-        texts.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         texts.dedup();
         Mask(texts)
     }
@@ -53,8 +60,8 @@ mod tests {
         let mask = Mask::new(["pass word/1", "short", "pass word/1 and more"]);
 
         assert_eq!(
-            mask.apply("a pass word/1 b pass%20word%2F1 c pass+word%2F1 d short"),
-            "a *** b *** c *** d short"
+            mask.apply("a pass word/1 b pass%20word%2F1 c pass+word%2F1 d cGFzcyB3b3JkLzE e short"),
+            "a *** b *** c *** d *** e short"
         );
         assert_eq!(mask.apply("pass word/1 and more!"), "***!");
         assert!(matches!(mask.apply("nothing"), Cow::Borrowed(_)));

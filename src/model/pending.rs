@@ -31,8 +31,6 @@ struct Line {
     /// In the order of their places.
     waiting: VecDeque<(u64, Delivery)>,
     in_flight: bool,
-    /// Where this line's key stands in `later`.
-    held_until: Option<Instant>,
 }
 
 impl Pending {
@@ -62,11 +60,7 @@ impl Pending {
             if until > now {
                 break;
             }
-            let device = entry.remove();
-            if let Some(line) = self.lines.get_mut(&device) {
-                line.held_until = None;
-            }
-            self.ready.insert(place, device);
+            self.ready.insert(place, entry.remove());
         }
         self.ready.values().next()
     }
@@ -74,9 +68,6 @@ impl Pending {
     /// Keeps the [`first`](Self::first) device back until `until`.
     pub fn hold_first(&mut self, until: Instant) {
         if let Some((place, device)) = self.ready.pop_first() {
-            if let Some(line) = self.lines.get_mut(&device) {
-                line.held_until = Some(until);
-            }
             self.later.insert((until, place), device);
         }
     }
@@ -116,10 +107,7 @@ impl Pending {
             .flat_map(|line| line.waiting.drain(..))
             .collect();
         all.sort_by_key(|(place, _)| *place);
-        self.lines.retain(|_, line| {
-            line.held_until = None;
-            line.in_flight
-        });
+        self.lines.retain(|_, line| line.in_flight);
         self.ready.clear();
         self.later.clear();
         self.waiting = 0;

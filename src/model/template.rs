@@ -11,13 +11,15 @@ mod scan;
 mod scope;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use minijinja::value::{Value, ValueKind};
+use minijinja::{Environment, ErrorKind, OutputSpanKind, UndefinedBehavior};
 
 use super::Device;
+pub(super) use escape::percent;
 pub use scan::Text;
 use scan::{Origin, Scanned};
 pub use scope::{Response, Scope};
@@ -66,7 +68,18 @@ pub enum Names {
 impl Names {
     /// All of them.
     pub fn all(self) -> &'static [&'static str] {
-        const NAMES: &[&str] = &[
+        const REQUEST: &[&str] = &[
+            "value",
+            "values",
+            "pin",
+            "pins",
+            "device",
+            "now",
+            "timestamp",
+            "source",
+            "id",
+        ];
+        const RESPONSE: &[&str] = &[
             "value",
             "values",
             "pin",
@@ -81,10 +94,9 @@ impl Names {
             "body",
             "json",
         ];
-        const RESPONSE_ONLY: usize = 4;
         match self {
-            Names::Request => &NAMES[..NAMES.len() - RESPONSE_ONLY],
-            Names::Response => NAMES,
+            Names::Request => REQUEST,
+            Names::Response => RESPONSE,
         }
     }
 }
@@ -109,6 +121,17 @@ pub enum TemplateError {
     /// `${NAME}` between `{{` and `}}`.
     #[error("`${{…}}` stands inside `{{{{ }}}}`, where it would be read as a template")]
     SecretInside,
+    /// A name that begins as ours do.
+    #[error("names that begin with `pinhook_` are pinhook's own")]
+    Reserved,
+    /// A placeholder or `${NAME}` in a block whose output the engine catches.
+    #[error(
+        "a placeholder or `${{…}}` stands in a `set`, `filter` or `raw` block, where it cannot be filled in"
+    )]
+    InBlock,
+    /// A gap in the middle of a JSON escape.
+    #[error("a gap follows a backslash: in JSON write `\\\\` for a backslash")]
+    AfterEscape,
     /// A value would choose where the request goes.
     #[error("a pin value would stand in the scheme, host or port of the URL")]
     OpenOrigin,
@@ -138,29 +161,38 @@ pub enum RenderError {
     /// A line break, NUL or another control character in a header.
     #[error("the value has a line break or control character")]
     Control,
+    /// A NUL, which would make one text two.
+    #[error("the value has a NUL")]
+    Nul,
     /// `json` was asked for and the body is none.
     #[error("the response is not JSON: {0}")]
     NotJson(String),
 }
 
 /// A text with gaps, ready to be filled in.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Template {
     place: Place,
     body: Body,
     origin: Option<Origin>,
 }
 
-#[derive(Debug, Clone)]
+impl fmt::Debug for Template {
+    /// Hides the text, which may hold the owner's secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Template({:?})", self.place)
+    }
+}
+
+#[derive(Clone)]
 enum Body {
     /// No gaps at all.
     Fixed(String),
     Gaps(Box<Gaps>),
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Gaps {
-    place: Place,
     /// Holds one template, [`NAME`]; filters and the rest are shared with every
     /// other clone of [`ENGINE`].
     engine: Environment<'static>,
@@ -168,10 +200,13 @@ struct Gaps {
     secrets: Vec<String>,
     /// Where scheme, host and port end in the engine's source; 0 if no URL.
     origin_end: usize,
-    /// What it looks up: `value`, `pins.V6`, `device.vars.lat`.
-    names: HashSet<String>,
+    names: Looked,
     is_raw: bool,
 }
+
+/// What a template looks up: `value`, `pins.V6`, `device.vars.lat`.
+#[derive(Clone)]
+struct Looked(HashSet<String>);
 
 /// The name of the template in its engine; nobody sees it.
 const NAME: &str = "template";
@@ -207,6 +242,7 @@ impl Template {
         let scanned = scan::scan(text, spelling.placeholders)?;
         let origin = match place {
             Place::Url => Some(Origin::of(&scanned)?),
+            Place::Json if scanned.has_gap_in_escape() => return Err(TemplateError::AfterEscape),
             _ => None,
         };
         let as_it_is = matches!(place, Place::Url | Place::Text);
@@ -214,7 +250,7 @@ impl Template {
             Some(fixed) if as_it_is || scanned.secrets.is_empty() => Body::Fixed(fixed),
             _ => {
                 let origin_end = origin.as_ref().map_or(0, |origin| origin.end);
-                Body::Gaps(Box::new(Gaps::parse(scanned, place, origin_end, spelling)?))
+                Body::Gaps(Box::new(Gaps::parse(scanned, origin_end, spelling)?))
             }
         };
         Ok(Template {
@@ -238,22 +274,18 @@ impl Template {
     pub fn render(&self, scope: &Arc<Scope>) -> Result<String, RenderError> {
         match &self.body {
             Body::Fixed(text) => Ok(text.clone()),
-            Body::Gaps(gaps) => gaps.render(scope),
+            Body::Gaps(gaps) => gaps.render(self.place, scope),
         }
     }
 
     /// Whether it looks up `name`, or something in it.
     pub fn uses(&self, name: &str) -> bool {
-        self.gaps().is_some_and(|gaps| uses(&gaps.names, name))
+        self.gaps().is_some_and(|gaps| gaps.names.has(name))
     }
 
-    /// The pins it asks for as `pins.NAME`.
+    /// The pins it asks for by name, as `pins.NAME` or `pins["NAME"]`.
     pub fn pins(&self) -> impl Iterator<Item = &str> {
-        let names = self.gaps().map(|gaps| gaps.names.iter());
-        names
-            .into_iter()
-            .flatten()
-            .filter_map(|name| name.strip_prefix("pins."))
+        self.gaps().into_iter().flat_map(|gaps| gaps.names.pins())
     }
 
     /// Whether it turns escaping off somewhere.
@@ -265,8 +297,8 @@ impl Template {
     pub fn leaves_placeholder(&self, scope: &Scope) -> bool {
         let parts = scope.value.blynk_parts().count();
         self.gaps().is_some_and(|gaps| {
-            let indexes = gaps.names.iter().filter_map(|name| scan::part(name));
-            indexes.into_iter().any(|index| index >= parts)
+            let mut indexes = gaps.names.0.iter().filter_map(|name| scan::part(name));
+            indexes.any(|index| index >= parts)
         })
     }
 
@@ -292,21 +324,20 @@ impl Template {
 impl Gaps {
     fn parse(
         scanned: Scanned,
-        place: Place,
         origin_end: usize,
         spelling: Spelling,
     ) -> Result<Gaps, TemplateError> {
         check_filters(&scanned)?;
         let is_raw = scanned.gaps().any(escape::is_raw);
+        let subscripts = scanned.subscripts();
         let mut engine = ENGINE.clone();
         engine
             .add_template_owned(NAME, scanned.source)
             .map_err(syntax)?;
         let template = engine.get_template(NAME).map_err(syntax)?;
         check_names(template.undeclared_variables(false), spelling.names)?;
-        let names = template.undeclared_variables(true);
+        let names = Looked::new(template.undeclared_variables(true), subscripts);
         Ok(Gaps {
-            place,
             secrets: scanned.secrets,
             origin_end,
             names,
@@ -315,22 +346,24 @@ impl Gaps {
         })
     }
 
-    fn render(&self, scope: &Arc<Scope>) -> Result<String, RenderError> {
+    fn render(&self, place: Place, scope: &Arc<Scope>) -> Result<String, RenderError> {
         self.check_json(scope)?;
         let template = self.engine.get_template(NAME).map_err(engine)?;
         let root = Value::from_dyn_object(Arc::clone(scope));
         let (text, spans) = template.render_with_spans(root).map_err(engine)?;
-        let mut filled = escape::Filled::new(self.place);
+        let mut filled = escape::Filled::new(place);
         for span in &spans {
             let text = &text[span.output_range()];
-            let source = span.source_range();
-            match span.kind() {
-                minijinja::OutputSpanKind::Raw => filled.push_literal(text),
-                _ if source.start < self.origin_end => filled.push_literal(escape::gap_text(text)),
-                _ => {
-                    let expression = template.source()[source].trim();
-                    self.push_gap(&mut filled, expression, escape::gap_text(text), scope);
-                }
+            if span.kind() == OutputSpanKind::Raw {
+                filled.push_literal(text);
+            } else {
+                let source = span.source_range();
+                let gap = Gap {
+                    is_in_origin: source.start < self.origin_end,
+                    expression: template.source()[source].trim(),
+                    text: escape::gap_text(text),
+                };
+                self.push_gap(&mut filled, place, &gap, scope);
             }
             if filled.len() > MAX_RENDERED {
                 return Err(RenderError::TooLong);
@@ -339,39 +372,75 @@ impl Gaps {
         filled.finish()
     }
 
-    fn push_gap(&self, filled: &mut escape::Filled, expression: &str, text: &str, scope: &Scope) {
+    fn push_gap(&self, filled: &mut escape::Filled, place: Place, gap: &Gap, scope: &Scope) {
+        let expression = gap.expression;
         if let Some(secret) = scan::secret(expression).and_then(|n| self.secrets.get(n)) {
-            match self.place {
+            match place {
                 Place::Url => filled.push_literal(secret),
                 _ => filled.push_value(secret),
             }
         } else if let Some(index) = scan::part(expression) {
             match scope.value.blynk_parts().nth(index) {
                 Some(part) => filled.push_value(part),
-                None => filled.push_literal(&scan::placeholder(index, self.place)),
+                None => filled.push_literal(&scan::placeholder(index, place)),
             }
-        } else if escape::is_raw(expression) {
-            filled.push_literal(text);
-        } else if escape::is_encoded(expression, self.place) {
-            filled.push_encoded(text);
+        } else if gap.is_in_origin || escape::is_raw(expression) {
+            filled.push_literal(gap.text);
+        } else if escape::is_encoded(expression, place) {
+            filled.push_encoded(gap.text);
         } else {
-            filled.push_value(text);
+            filled.push_value(gap.text);
         }
     }
 
     fn check_json(&self, scope: &Scope) -> Result<(), RenderError> {
         match &scope.response {
-            Some(response) if uses(&self.names, "json") => response.check_json(),
+            Some(response) if self.names.has("json") => response.check_json(),
             _ => Ok(()),
         }
     }
 }
 
+/// What the engine wrote for a gap.
+struct Gap<'a> {
+    /// Whether it stands in the scheme, host or port of a URL, where only the
+    /// device's variables may and are not escaped.
+    is_in_origin: bool,
+    expression: &'a str,
+    text: &'a str,
+}
+
+impl Looked {
+    fn new(mut names: HashSet<String>, pins: Vec<String>) -> Looked {
+        names.extend(pins.into_iter().map(|pin| format!("pins.{pin}")));
+        Looked(names)
+    }
+
+    /// Whether `name` or something in it is looked up.
+    fn has(&self, name: &str) -> bool {
+        let is_inside = |used: &str| {
+            used.strip_prefix(name)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.0.iter().any(|used| is_inside(used))
+    }
+
+    fn pins(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|name| name.strip_prefix("pins."))
+    }
+}
+
 /// A single `{{ … }}` whose result keeps its type.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Expression {
     compiled: Arc<minijinja::Expression<'static, 'static>>,
-    names: HashSet<String>,
+    names: Looked,
+}
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Expression(..)")
+    }
 }
 
 impl Expression {
@@ -392,7 +461,7 @@ impl Expression {
             .compile_expression_owned(gap.to_owned())
             .map_err(syntax)?;
         check_names(compiled.undeclared_variables(false), spelling.names)?;
-        let names = compiled.undeclared_variables(true);
+        let names = Looked::new(compiled.undeclared_variables(true), scanned.subscripts());
         Ok(Some(Expression {
             compiled: Arc::new(compiled),
             names,
@@ -407,7 +476,7 @@ impl Expression {
     pub fn eval(&self, scope: &Arc<Scope>) -> Result<serde_json::Value, RenderError> {
         let root = Value::from_dyn_object(Arc::clone(scope));
         let value = self.compiled.eval(root).map_err(engine)?;
-        if value.is_undefined() {
+        if has_undefined(&value) {
             return Err(RenderError::Engine("undefined value".to_owned()));
         }
         serde_json::to_value(&value).map_err(|error| RenderError::Engine(error.to_string()))
@@ -415,16 +484,31 @@ impl Expression {
 
     /// Whether it looks up `name`, or something in it.
     pub fn uses(&self, name: &str) -> bool {
-        uses(&self.names, name)
+        self.names.has(name)
+    }
+
+    /// The pins it asks for by name.
+    pub fn pins(&self) -> impl Iterator<Item = &str> {
+        self.names.pins()
     }
 }
 
-fn uses(names: &HashSet<String>, name: &str) -> bool {
-    let inside = |used: &str| {
-        used.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with('.'))
+/// Whether a list or map has an undefined value in it, which the engine lets
+/// pass where nothing is done with it.
+fn has_undefined(value: &Value) -> bool {
+    let has_one = |value: &Value| {
+        value
+            .try_iter()
+            .is_ok_and(|mut items| items.any(|v| has_undefined(&v)))
     };
-    names.iter().any(|used| used == name || inside(used))
+    match value.kind() {
+        ValueKind::Undefined => true,
+        ValueKind::Seq => has_one(value),
+        ValueKind::Map => value.try_iter().is_ok_and(|mut keys| {
+            keys.any(|key| value.get_item(&key).is_ok_and(|item| has_undefined(&item)))
+        }),
+        _ => false,
+    }
 }
 
 fn check_names(used: HashSet<String>, allowed: Names) -> Result<(), TemplateError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::gate::Limits;
-use super::template::{Expression, Place, RenderError, Scope, Template};
+use super::template::{Expression, MAX_RENDERED, Place, RenderError, Response, Scope, Template};
 use super::{Device, DeviceName, Pin, PinValue, WebhookName, Write};
 
 /// A configured request and what triggers it.
@@ -85,23 +85,27 @@ impl ResponseRule {
         }
     }
 
-    /// The value to write. The whole body may hold several texts, separated by
-    /// NUL (blynk.md §3.9); a text that was filled in may not, since a value
-    /// taken from the response must stay the one text it is.
+    /// The value to write, made of what came back. The whole body may hold
+    /// several texts, separated by NUL (blynk.md §3.9); a text that was filled
+    /// in may not, since a value taken from the response must stay one text.
     ///
     /// # Errors
     ///
     /// When a template of `values` cannot be filled in.
-    pub fn value(&self, scope: &Arc<Scope>, body: &str) -> Result<PinValue, RenderError> {
+    pub fn value(&self, scope: &Scope, response: Response) -> Result<PinValue, RenderError> {
         let Some(templates) = &self.values else {
-            return Ok(PinValue::from(body));
+            return Ok(PinValue::from(response.body.as_str()));
         };
-        let texts: Result<Vec<_>, _> = templates.iter().map(|t| t.render(scope)).collect();
+        let scope = Arc::new(Scope {
+            response: Some(Arc::new(response)),
+            ..scope.clone()
+        });
+        let texts: Result<Vec<_>, _> = templates.iter().map(|t| t.render(&scope)).collect();
         let texts = texts?;
-        if texts.iter().any(|text| text.contains('\0')) {
-            return Err(RenderError::Control);
+        match texts.iter().any(|text| text.contains('\0')) {
+            true => Err(RenderError::Nul),
+            false => Ok(PinValue::from_texts(texts)),
         }
-        Ok(PinValue::from_texts(texts))
     }
 }
 
@@ -223,7 +227,7 @@ pub fn body_place(content_type: Option<&str>, own_text: &str) -> Place {
 }
 
 /// A request as it goes out: plain data.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Request {
     /// Its method.
     pub method: Method,
@@ -233,6 +237,18 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// Its body.
     pub body: Option<String>,
+}
+
+impl fmt::Debug for Request {
+    /// Shows method and host; the rest may hold the owner's secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Request({} {:?})",
+            self.method.as_str(),
+            self.url.host_str()
+        )
+    }
 }
 
 /// Why a request could not be made: which part, and why.
@@ -284,6 +300,10 @@ impl RequestTemplate {
                 Some(form.finish())
             }
         };
+        // Each text in it is bounded; together they are, too.
+        if body.as_ref().is_some_and(|body| body.len() > MAX_RENDERED) {
+            return Err(at("body")(RenderError::TooLong));
+        }
         let is_content_type =
             |(name, _): &(String, String)| name.eq_ignore_ascii_case("content-type");
         if let Some(default) = self.body.content_type()
@@ -494,16 +514,12 @@ pub fn is_success(status: u16) -> bool {
     matches!(status, 200..=299 | 302)
 }
 
-/// The pins of `device` that the gaps of a webhook ask for by name and that the
-/// device does not have.
+/// Those of the pins that a template asks for which `device` does not have.
 pub fn unknown_pins<'a>(
-    templates: impl Iterator<Item = &'a Template>,
+    pins: impl Iterator<Item = &'a str>,
     device: &Device,
-) -> Vec<&'a str> {
-    templates
-        .flat_map(Template::pins)
-        .filter(|pin| device.pin(pin).is_none())
-        .collect()
+) -> impl Iterator<Item = &'a str> {
+    pins.filter(|pin| device.pin(pin).is_none())
 }
 
 /// Header names in lower case and values, as [`super::template::Response`] keeps them.
@@ -511,8 +527,6 @@ pub type Headers = BTreeMap<String, String>;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::time::SystemTime;
-
     use super::super::Source;
     use super::*;
 
@@ -527,7 +541,6 @@ pub(crate) mod tests {
                 pin,
                 value: value.into(),
                 source: Source::Hardware,
-                at: SystemTime::UNIX_EPOCH,
             },
         }
     }

@@ -1,7 +1,5 @@
 //! What comes in from outside.
 
-use std::time::SystemTime;
-
 use super::{DeviceName, Pin, PinValue};
 
 /// Which side made a write (product.md §2).
@@ -34,6 +32,4 @@ pub struct Write {
     pub value: PinValue,
     /// Who wrote it.
     pub source: Source,
-    /// When it came in.
-    pub at: SystemTime,
 }

@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::gossip::{Gossip, plain};
 use super::packet::Reason;
 use super::pins::{self, Inbound};
 use super::publish_own;
@@ -19,6 +20,7 @@ use crate::model::{DeviceName, Write};
 pub(super) struct Intake {
     pub hub: Hub,
     pub broker: Broker,
+    pub gossip: Gossip,
     /// Devices whose retained writes were noted in the log.
     noted: Mutex<HashSet<DeviceName>>,
 }
@@ -43,10 +45,11 @@ impl Taken {
 
 impl Intake {
     /// Takes messages to these.
-    pub fn new(hub: Hub, broker: Broker) -> Intake {
+    pub fn new(hub: Hub, broker: Broker, gossip: Gossip) -> Intake {
         Intake {
             hub,
             broker,
+            gossip,
             noted: Mutex::default(),
         }
     }
@@ -111,7 +114,15 @@ impl Intake {
             return Ok(None);
         };
         let Some(device) = self.hub.device(name) else {
-            return Ok(None);
+            if !pins::is_for_device(rest) {
+                return Ok(None);
+            }
+            self.tell(
+                principal,
+                &format!("{topic}: there is no device `{name}`"),
+                now,
+            );
+            return Err(Reason::TOPIC_NAME_INVALID);
         };
         match pins::read(&device, rest, &message.payload) {
             Ok(None) => Ok(None),
@@ -122,7 +133,8 @@ impl Intake {
                 Ok(Some(self.carry_out(&device.name, inbound, now)))
             }
             Err(misread) => {
-                self.hub.diag(&device.name, &misread.to_string(), now);
+                self.hub
+                    .diag(&device.name, &plain(&misread.to_string()), now);
                 Err(match misread {
                     pins::Misread::NotText(_) | pins::Misread::Batch(_) => {
                         Reason::PAYLOAD_FORMAT_INVALID
@@ -145,7 +157,6 @@ impl Intake {
                         pin,
                         value,
                         source,
-                        at: SystemTime::now(),
                     };
                     if let Err(error) = self.hub.write(write, now) {
                         reason = refusal(&error);
@@ -153,10 +164,10 @@ impl Intake {
                 }
                 reason
             }
-            Inbound::Get(pins) => {
-                self.hub.answer(device, pins.as_deref());
-                Reason::SUCCESS
-            }
+            Inbound::Get(pins) => match self.hub.answer(device, pins.as_deref(), now) {
+                Ok(()) => Reason::SUCCESS,
+                Err(error) => refusal(&error),
+            },
             Inbound::Resume(_) => Reason::SUCCESS,
         }
     }
@@ -178,21 +189,21 @@ impl Intake {
     /// it by the reason; what a user of 3.1.1 did stands in the log.
     pub fn tell(&self, principal: &Principal, line: &str, now: Instant) {
         match principal {
-            Principal::Device { login, .. } => self.hub.diag(&login.device.name, line, now),
-            Principal::User(user) => tracing::warn!(user = %user.name, "{line}"),
+            Principal::Device { login, .. } => {
+                self.hub.diag(&login.device.name, &plain(line), now);
+            }
+            Principal::User(user) => self.gossip.warn(user.name.as_str(), line),
         }
     }
 
     fn note_retained(&self, principal: &Principal, device: &DeviceName, topic: &str) {
         let mut noted = self.noted.lock().expect("no panic under this lock");
         if noted.insert(device.clone()) {
-            let login = principal.login();
-            tracing::info!(
-                %device,
-                login,
-                "{topic} was published with the retain flag, which a write does not keep; \
-                 subscribe to state/ for the current value"
+            let line = format_args!(
+                "{device}/{topic} was published with the retain flag, which a write does not \
+                 keep; subscribe to state/ for the current value"
             );
+            self.gossip.info(&principal.login(), line);
         }
     }
 }

@@ -3,14 +3,15 @@
 
 pub mod codec;
 mod connection;
+mod gossip;
 mod intake;
 mod mount;
 mod observer;
-mod packet;
+pub mod packet;
 mod pins;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -20,9 +21,9 @@ use tokio_util::task::TaskTracker;
 use crate::access::Access;
 use crate::broker::{Broker, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
-use crate::model::bucket::Bucket;
 use crate::model::mask::Mask;
 use crate::net::Accepted;
+use gossip::Gossip;
 use intake::Intake;
 
 /// What the front end is told by the configuration.
@@ -47,27 +48,17 @@ struct Shared {
     settings: Settings,
     access: Access,
     intake: Intake,
-    /// For user names in the log: a token may have been typed as one.
-    mask: Mask,
-    logged: Mutex<Bucket>,
 }
-
-/// Refused logins a second that are logged, so that a guesser cannot fill the disk.
-const LOGGED_REFUSALS: u32 = 2;
 
 impl Shared {
     fn log_refused_login(&self, name: Option<&str>, peer: SocketAddr) {
-        let mut logged = self.logged.lock().expect("no panic under this lock");
-        if !logged.take(Instant::now()) {
-            return;
-        }
-        match name {
-            Some(name) => {
-                let name = self.mask.apply(name);
-                tracing::warn!(%peer, user = ?name, "login refused: wrong user name, password or token");
-            }
-            None => tracing::warn!(%peer, "login refused: no user name and password were sent"),
-        }
+        let who = name.unwrap_or_default();
+        let why = match name {
+            Some(_) => "wrong user name, password or token",
+            None => "no user name and password were sent",
+        };
+        let line = format_args!("login of `{who}` from {peer} refused: {why}");
+        self.intake.gossip.warn("unknown", line);
     }
 }
 
@@ -82,9 +73,7 @@ impl Mqtt {
             shared: Arc::new(Shared {
                 settings,
                 access,
-                intake: Intake::new(hub, broker),
-                mask,
-                logged: Mutex::new(Bucket::new(LOGGED_REFUSALS)),
+                intake: Intake::new(hub, broker, Gossip::new(mask)),
             }),
             connections: TaskTracker::new(),
             goodbye: CancellationToken::new(),

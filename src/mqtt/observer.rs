@@ -13,13 +13,20 @@ use crate::hub::{Changes, Hub};
 /// How often lines for `diag` that were held back are looked after, while there are any.
 const DIAG_TICK: Duration = Duration::from_millis(200);
 
+/// Least time between two looks at the changes: under load, many of them are
+/// one by then.
+const SETTLE: Duration = Duration::from_millis(5);
+
 /// Publishes changes until `stop`; then what is left, and `offline`.
 pub(super) async fn run(hub: &Hub, broker: &Broker, stop: CancellationToken) {
     publish_state(broker, "online");
     let mut is_holding = false;
     loop {
         tokio::select! {
-            () = hub.changed() => publish(broker, hub.take_changes()),
+            () = hub.changed() => {
+                publish(broker, hub.take_changes());
+                tokio::time::sleep(SETTLE).await;
+            }
             () = tokio::time::sleep(DIAG_TICK), if is_holding => {}
             () = stop.cancelled() => break,
         }
@@ -47,6 +54,12 @@ fn publish(broker: &Broker, changes: Changes) {
     for state in changes.webhooks {
         let topic = pins::topic::webhook(&state.webhook);
         publish_own(broker, topic, pins::webhook_json(&state).into(), true);
+    }
+    if changes.missed > 0 {
+        let missed = changes.missed;
+        tracing::warn!(
+            "{missed} deliveries ended that webhook/NAME does not tell of: too many at once"
+        );
     }
     for report in changes.reports {
         let topic = pins::topic::report(&report.device, &report.webhook);

@@ -18,9 +18,17 @@ pub enum Version {
     V5,
 }
 
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Version::V311 => "3.1.1",
+            Version::V5 => "5",
+        })
+    }
+}
+
 /// How surely a message arrives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[expect(clippy::enum_variant_names, reason = "the specification's own names")]
 pub enum Qos {
     /// QoS 0.
     #[default]
@@ -327,7 +335,6 @@ pub struct OutgoingPublish<'a> {
 
 /// The QoS of a message to a client. A QoS above 0 cannot lack its packet id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "the specification's own names")]
 pub enum OutgoingQos {
     /// QoS 0.
     AtMostOnce,

@@ -1,6 +1,12 @@
 //! Topics and what they mean: product.md §3.2 in both directions. Knows full
 //! names, and no broker.
 
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
 use crate::access::BASE;
 use crate::hub::{Report, WebhookState};
 use crate::model::gate::State;
@@ -44,6 +50,12 @@ pub enum Misread {
 /// Splits a full name into device and the rest, if it lies in a device's subtree.
 pub fn device_of(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(BASE)?.strip_prefix('/')?.split_once('/')
+}
+
+/// Whether `rest`, below a device's name, is a topic that pinhook reads.
+pub fn is_for_device(rest: &str) -> bool {
+    let first = rest.split('/').next();
+    matches!(first, Some("ds" | "set" | "batch_ds" | "get"))
 }
 
 /// What a message on `rest`, below `device`, asks for; `None` for an ordinary message.
@@ -103,46 +115,80 @@ fn get(device: &Device, topic: &str, level: &str, payload: &[u8]) -> Result<Inbo
         "ds/all" => Ok(Inbound::Get(None)),
         "ds" => {
             let names = text(topic, payload)?.split(',').map(str::trim);
-            let pins: Result<Vec<_>, _> = names.map(|name| pin(device, topic, name)).collect();
-            Ok(Inbound::Get(Some(pins?)))
+            let mut seen = HashSet::new();
+            let mut pins = Vec::new();
+            for name in names {
+                let pin = pin(device, topic, name)?;
+                if seen.insert(pin) {
+                    pins.push(pin);
+                }
+            }
+            Ok(Inbound::Get(Some(pins)))
         }
         _ => Err(Misread::NoSuchTopic(shown(topic))),
     }
 }
 
 fn batch(device: &Device, payload: &[u8]) -> Result<Inbound, Misread> {
-    use serde_json::Value;
-    let json = serde_json::from_slice(payload).map_err(|e| Misread::Batch(e.to_string()))?;
-    let Value::Object(entries) = json else {
+    if !payload.trim_ascii_start().starts_with(b"{") {
         return Err(Misread::Batch("that is no object".to_owned()));
-    };
+    }
+    let Batch(entries) =
+        serde_json::from_slice(payload).map_err(|e| Misread::Batch(e.to_string()))?;
     let mut writes = Vec::with_capacity(entries.len());
     for (name, value) in entries {
-        let value = match &value {
-            Value::Array(items) => {
-                let texts: Option<Vec<_>> = items.iter().map(scalar).collect();
-                texts.map(PinValue::from_texts)
-            }
-            other => scalar(other).map(|text| PinValue::from_texts([text])),
-        };
-        let refuse = || {
+        let texts = texts(value.get()).ok_or_else(|| {
+            let name = shown(&name);
             Misread::Batch(format!(
-                "the value of `{}` is no text, number or list of them",
-                shown(&name)
+                "the value of `{name}` is no text, number or list of them"
             ))
-        };
-        let value = value.ok_or_else(refuse)?;
-        writes.push((pin(device, "batch_ds", &name)?, value));
+        })?;
+        writes.push((pin(device, "batch_ds", &name)?, PinValue::from_texts(texts)));
     }
     Ok(Inbound::Writes(Source::Hardware, writes))
 }
 
-/// The text of a JSON string, number or boolean.
-fn scalar(value: &serde_json::Value) -> Option<String> {
-    match value {
-        serde_json::Value::String(text) => Some(text.clone()),
-        serde_json::Value::Number(number) => Some(number.to_string()),
-        serde_json::Value::Bool(truth) => Some(truth.to_string()),
+/// A JSON object in the order in which it is written, its values as written.
+struct Batch<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Batch<'de>, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Batch<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Batch(entries))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// The texts of a JSON string, number or boolean, or of a list of them. A number
+/// keeps its digits.
+fn texts(json: &str) -> Option<Vec<String>> {
+    if json.starts_with('[') {
+        let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+        return items.into_iter().map(|item| scalar(item.get())).collect();
+    }
+    scalar(json).map(|text| vec![text])
+}
+
+fn scalar(json: &str) -> Option<String> {
+    match json.as_bytes().first()? {
+        b'"' => serde_json::from_str(json).ok(),
+        b'-' | b'0'..=b'9' | b't' | b'f' => Some(json.to_owned()),
         _ => None,
     }
 }
@@ -297,7 +343,7 @@ mod tests {
             ("set/V5", "on", writes(app, &[("V5", "on")])),
             (
                 "batch_ds",
-                r#"{"V2": 1, "V1": "x", "A0": true, "soil moisture": [1, "b"], "V3": 1.50}"#,
+                r#"{"V2": 1, "V1": "x", "A0": true, "soil moisture": [1, "b"], "V3": 1.50, "V4": 12345678901234567890123, "V1": []}"#,
                 writes(
                     hardware,
                     &[
@@ -305,13 +351,15 @@ mod tests {
                         ("V1", "x"),
                         ("A0", "true"),
                         ("V6", "1\0b"),
-                        ("V3", "1.5"),
+                        ("V3", "1.50"),
+                        ("V4", "12345678901234567890123"),
+                        ("V1", ""),
                     ],
                 ),
             ),
             (
                 "get/ds",
-                "V1, v2,soil moisture",
+                "V1, v2,soil moisture,V1",
                 Some(Inbound::Get(pins(&["V1", "V2", "V6"]))),
             ),
             ("get/ds/all", "", Some(Inbound::Get(None))),

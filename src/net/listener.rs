@@ -29,27 +29,38 @@ pub struct Settings {
 
 /// An address that cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on {address} ({setting}): {}", explain(.source, .address.port()))]
+#[error("cannot listen on {address} ({setting}): {why}")]
 pub struct ListenError {
     /// The address.
     pub address: SocketAddr,
     /// The key of the configuration it comes from.
     pub setting: &'static str,
+    /// What is in the way, in words.
+    pub why: String,
     /// What the system says.
     pub source: io::Error,
 }
 
-fn explain(error: &io::Error, port: u16) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => match holder::of_port(port) {
-            Some(holder) => format!("{holder} listens there already"),
-            None => "another program listens there already".to_owned(),
-        },
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "not permitted; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_owned()
+impl ListenError {
+    fn new(address: SocketAddr, setting: &'static str, source: io::Error) -> ListenError {
+        let why = match source.kind() {
+            io::ErrorKind::AddrInUse => match holder::of(address) {
+                Some(holder) => format!("{holder} listens there already"),
+                None => "another program listens there already".to_owned(),
+            },
+            io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "not permitted; ports below 1024 need the capability CAP_NET_BIND_SERVICE"
+                    .to_owned()
+            }
+            _ => source.to_string(),
+        };
+        ListenError {
+            address,
+            setting,
+            why,
+            source,
         }
-        _ => error.to_string(),
     }
 }
 
@@ -67,11 +78,7 @@ impl Listener {
     ///
     /// When the system refuses.
     pub async fn bind(address: SocketAddr, setting: &'static str) -> Result<Listener, ListenError> {
-        let refused = |source| ListenError {
-            address,
-            setting,
-            source,
-        };
+        let refused = |source| ListenError::new(address, setting, source);
         let socket = match TcpListener::bind(address).await {
             Err(_) if address.is_ipv6() && address.ip().is_unspecified() && !has_ipv6() => {
                 TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
@@ -182,11 +189,6 @@ impl Limiter {
         }
     }
 
-    /// How many connections there are.
-    pub fn connections(&self) -> usize {
-        self.counts.lock().expect("no panic under this lock").all
-    }
-
     fn admit(self: &Arc<Limiter>, address: IpAddr, now: Instant) -> Option<Place> {
         let mut counts = self.counts.lock().expect("no panic under this lock");
         let from_there = counts.by_address.get(&address).copied().unwrap_or(0);
@@ -271,7 +273,7 @@ mod tests {
 
         drop(first);
         assert!(limiter.admit(address(3), now).is_some());
-        assert_eq!(limiter.connections(), 2);
+        assert_eq!(limiter.counts.lock().unwrap().all, 2);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use pinhook::config::{Config, Limits, LogFormat, Surroundings};
 
 /// Configurations in the README. Raise it with each one added: a block that is
 /// not recognised as one would not be tested.
-const IN_README: usize = 0;
+const IN_README: usize = 1;
 
 /// A machine on which every variable is set, to something that could be a token.
 struct AllSet;
@@ -41,7 +41,12 @@ fn the_shipped_configuration_runs_as_it_is() {
     let config = Config::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml"));
 
     let config = config.unwrap_or_else(|problems| panic!("{problems}"));
-    assert!(config.listen_mqtt.iter().all(|address| address.ip().is_loopback()));
+    assert!(
+        config
+            .listen_mqtt
+            .iter()
+            .all(|address| address.ip().is_loopback())
+    );
     assert!(config.uses_demo_token);
     assert_eq!(config.warnings, [""; 0]);
     assert_eq!(config.webhooks.len(), 1);
@@ -56,7 +61,10 @@ fn the_shipped_configuration_shows_the_defaults() {
     let default = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
 
     assert_eq!(shown.listen_mqtt, default.listen_mqtt);
-    assert_eq!((shown.log, shown.log_format), (default.log, default.log_format));
+    assert_eq!(
+        (shown.log, shown.log_format),
+        (default.log, default.log_format)
+    );
     assert_eq!(shown.limits, default.limits);
     let (shown, default) = (&shown.webhooks[0], &default.webhooks[0]);
     assert_eq!(shown.timeouts, default.timeouts);
@@ -75,7 +83,10 @@ fn the_defaults_are_those_of_the_contract() {
     let config = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
 
     assert_eq!(config.listen_mqtt, ["127.0.0.1:1883".parse().unwrap()]);
-    assert_eq!((config.log.as_str(), config.log_format), ("info", LogFormat::Auto));
+    assert_eq!(
+        (config.log.as_str(), config.log_format),
+        ("info", LogFormat::Auto)
+    );
     let limits = Limits {
         connections: 1000,
         connections_per_address: 200,

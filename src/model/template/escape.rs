@@ -39,12 +39,13 @@ pub(super) fn gap_text(text: &str) -> &str {
     }
 }
 
-/// Whether the last filter of `expression` is `raw`.
+/// Whether `expression` as a whole goes through the filter `raw` at its end.
 pub(super) fn is_raw(expression: &str) -> bool {
     ends_in(expression, "raw")
 }
 
-/// Whether the last filter of `expression` has encoded it for `place` already.
+/// Whether `expression` as a whole goes through a filter at its end that encodes
+/// it for `place`.
 pub(super) fn is_encoded(expression: &str, place: Place) -> bool {
     match place {
         Place::Url => ends_in(expression, "urlencode"),
@@ -53,10 +54,38 @@ pub(super) fn is_encoded(expression: &str, place: Place) -> bool {
     }
 }
 
+/// A filter binds tighter than `~`, `or` and `if`: with one of these outside of
+/// parentheses it is only the last operand that was filtered.
 fn ends_in(expression: &str, filter: &str) -> bool {
-    expression
-        .rsplit_once('|')
-        .is_some_and(|(_, last)| last.trim() == filter)
+    let outside = outside_groups(expression);
+    let is_plain = |part: &str| {
+        part.chars()
+            .all(|c| c.is_alphanumeric() || c == '_' || c == '.')
+    };
+    let mut parts = outside.split('|').map(str::trim).rev();
+    parts.next() == Some(filter) && outside.contains('|') && parts.all(is_plain)
+}
+
+/// `expression` without what stands in quotes, parentheses, brackets and braces.
+fn outside_groups(expression: &str) -> String {
+    let mut outside = String::new();
+    let mut depth = 0usize;
+    let mut quote = None;
+    let mut is_escaped = false;
+    for character in expression.chars() {
+        match (quote, character) {
+            (Some(_), _) if is_escaped => is_escaped = false,
+            (Some(_), '\\') => is_escaped = true,
+            (Some(open), _) if open == character => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'') => quote = Some(character),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, _) if depth == 0 => outside.push(character),
+            (None, _) => {}
+        }
+    }
+    outside
 }
 
 /// A finished text in the making.
@@ -139,7 +168,7 @@ impl Filled {
 }
 
 /// Percent-encodes everything but letters, digits and `- . _ ~` (RFC 3986 §2.3).
-pub(super) fn percent(value: &str) -> String {
+pub fn percent(value: &str) -> String {
     let mut encoded = String::with_capacity(value.len());
     push_percent(&mut encoded, value);
     encoded

@@ -1,12 +1,14 @@
 //! Reads a template's text and rewrites Blynk's placeholders and `${NAME}` to
 //! gaps of the engine, so that there is one kind of gap from here on.
 
+use std::fmt;
+
 use super::super::Device;
 use super::{Place, TemplateError};
 
 /// A text of the configuration, with what came from `${NAME}` kept apart: that
 /// is the owner's own text and never read as a template (product.md §5.3).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct Text {
     pieces: Vec<(String, Kind)>,
 }
@@ -44,6 +46,12 @@ impl Text {
     }
 }
 
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Text").field(&self.plain()).finish()
+    }
+}
+
 impl From<&str> for Text {
     fn from(text: &str) -> Text {
         let mut whole = Text::default();
@@ -53,13 +61,16 @@ impl From<&str> for Text {
 }
 
 /// A template as the engine reads it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Scanned {
     /// The engine's source.
     pub source: String,
     /// What `pinhook_secret_N` stands for.
     pub secrets: Vec<String>,
     pieces: Vec<Piece>,
+    /// How many blocks are open whose output the engine catches, or takes as it
+    /// stands: it would show the star of a gap of ours.
+    catching: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -112,7 +123,7 @@ pub(super) fn scan(text: &Text, placeholders: bool) -> Result<Scanned, TemplateE
             if inside.is_some() {
                 return Err(TemplateError::SecretInside);
             }
-            scanned.push_gap(&format!("{SECRET}{}", scanned.secrets.len()));
+            scanned.push_own_gap(&format!("{SECRET}{}", scanned.secrets.len()))?;
             scanned.secrets.push(piece.clone());
             continue;
         }
@@ -125,7 +136,7 @@ pub(super) fn scan(text: &Text, placeholders: bool) -> Result<Scanned, TemplateE
                         taken = length;
                         scanned.source.push_str(&rest[..taken]);
                         let open = inside.take().expect("just matched");
-                        scanned.pieces.push(open.into_piece());
+                        scanned.push_code(open.into_piece())?;
                     } else {
                         scanned.source.push(first);
                     }
@@ -137,7 +148,7 @@ pub(super) fn scan(text: &Text, placeholders: bool) -> Result<Scanned, TemplateE
                         inside = Some(opened);
                     } else if let Some((gap, length)) = blynk(rest).filter(|_| placeholders) {
                         taken = length;
-                        scanned.push_gap(&gap);
+                        scanned.push_own_gap(&gap)?;
                     } else {
                         scanned.push_literal(first);
                     }
@@ -250,11 +261,47 @@ impl Scanned {
         }
     }
 
-    fn push_gap(&mut self, expression: &str) {
+    /// Adds the gap of a placeholder or `${NAME}`.
+    fn push_own_gap(&mut self, expression: &str) -> Result<(), TemplateError> {
+        if self.catching > 0 {
+            return Err(TemplateError::InBlock);
+        }
         self.source.push_str("{{");
         self.source.push_str(expression);
         self.source.push_str("}}");
         self.pieces.push(Piece::Gap(expression.to_owned()));
+        Ok(())
+    }
+
+    /// Adds a gap or block of the owner's, whose source is written already.
+    fn push_code(&mut self, piece: Piece) -> Result<(), TemplateError> {
+        if let Piece::Gap(code) | Piece::Block(code) = &piece
+            && code.contains(MARKER)
+        {
+            return Err(TemplateError::Reserved);
+        }
+        if let Piece::Block(code) = &piece {
+            let word = code.trim_matches(['-', '+']).split_whitespace().next();
+            match word {
+                Some("filter" | "raw") => self.catching += 1,
+                Some("set") if !code.contains('=') => self.catching += 1,
+                Some("endfilter" | "endraw" | "endset") => {
+                    self.catching = self.catching.saturating_sub(1);
+                }
+                _ => {}
+            }
+        }
+        self.pieces.push(piece);
+        Ok(())
+    }
+
+    /// Whether a gap or block follows a backslash that begins an escape in JSON:
+    /// the value would become part of the escape.
+    pub fn has_gap_in_escape(&self) -> bool {
+        self.pieces.windows(2).any(|pair| match pair {
+            [Piece::Literal(text), Piece::Gap(_) | Piece::Block(_)] => ends_in_escape(text),
+            _ => false,
+        })
     }
 
     /// The whole text, if only secrets stand in its gaps.
@@ -288,6 +335,22 @@ impl Scanned {
         names
     }
 
+    /// The pins that are asked for as `pins["NAME"]`.
+    pub fn subscripts(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for piece in &self.pieces {
+            if let Piece::Gap(code) | Piece::Block(code) = piece {
+                for (at, _) in code.match_indices("pins[") {
+                    let inside = code[at + 5..].trim_start();
+                    let quote = inside.chars().next().filter(|c| *c == '"' || *c == '\'');
+                    let name = quote.and_then(|quote| inside[1..].split_once(quote));
+                    names.extend(name.map(|(name, _)| name.to_owned()));
+                }
+            }
+        }
+        names
+    }
+
     /// The expression, if the text is a single gap.
     pub fn only_gap(&self) -> Option<&str> {
         match self.pieces.as_slice() {
@@ -295,6 +358,19 @@ impl Scanned {
             _ => None,
         }
     }
+}
+
+fn ends_in_escape(text: &str) -> bool {
+    let Some(last) = text.rfind('\\') else {
+        return false;
+    };
+    let run = text[..=last]
+        .bytes()
+        .rev()
+        .take_while(|byte| *byte == b'\\')
+        .count();
+    let after = &text[last + 1..];
+    run % 2 == 1 && (after.is_empty() || (after.starts_with('u') && after.len() < 5))
 }
 
 /// Collects the names behind each `|` that stands outside quotes.
@@ -320,14 +396,14 @@ fn filters<'a>(code: &'a str, names: &mut Vec<&'a str>) {
 }
 
 /// Scheme, host and port of a URL template, which no pin value may choose.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct Origin {
     parts: Vec<Part>,
     /// Where it ends in the engine's source.
     pub end: usize,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Part {
     Text(String),
     /// `device.vars.NAME`

@@ -251,6 +251,120 @@ fn what_a_secret_stands_for_is_never_a_template() {
 }
 
 #[test]
+fn a_secret_may_be_part_of_the_server() {
+    for (before, secret, after, filled) in [
+        ("http://", "host", "/h?v={{ value }}", "http://host/h?v=1"),
+        ("http://h:", "81", "/{{ value }}", "http://h:81/1"),
+        ("http://u:", "pw", "@h/{{ value }}", "http://u:pw@h/1"),
+        ("http://h", "ost", "/{{ value }}", "http://host/1"),
+    ] {
+        let mut url = Text::default();
+        url.push_plain(before);
+        url.push_secret(secret);
+        url.push_plain(after);
+        let template = Template::parse(&url, Place::Url, REQUEST);
+        let template = template.unwrap_or_else(|e| panic!("{filled}: {e}"));
+        assert_eq!(template.render(&scope("1")).unwrap(), filled);
+    }
+}
+
+#[test]
+fn a_filter_encodes_only_what_it_filters() {
+    for (place, template, value, filled) in [
+        (
+            Place::Url,
+            "http://h/?a={{ value ~ 'x' | urlencode }}",
+            "1&b",
+            "http://h/?a=1%26bx",
+        ),
+        (
+            Place::Url,
+            "http://h/?a={{ (value ~ '&') | urlencode }}",
+            "1",
+            "http://h/?a=1%26",
+        ),
+        (
+            Place::Url,
+            "http://h/?a={{ value ~ '' | raw }}",
+            "1&b",
+            "http://h/?a=1%26b",
+        ),
+        (
+            Place::Json,
+            r#"{"a": {{ value ~ '' | tojson }} }"#,
+            r#"1, "b": "#,
+            r#"{"a": "1, \"b\": \"\"" }"#,
+        ),
+        (
+            Place::Json,
+            r#"{"a": {{ values[0] or 'x' | tojson }} }"#,
+            "[]",
+            r#"{"a": "[]" }"#,
+        ),
+        (
+            Place::Json,
+            r#"{"a": {{ value if value else none | tojson }} }"#,
+            "[]",
+            r#"{"a": "[]" }"#,
+        ),
+        (
+            Place::Json,
+            r#"{"a": {{ (value, 1) | tojson }} }"#,
+            "x",
+            r#"{"a": ["x", 1] }"#,
+        ),
+    ] {
+        assert_eq!(fill(template, place, value), filled, "{template}");
+    }
+}
+
+#[test]
+fn what_would_be_filled_in_wrongly_is_refused() {
+    for (template, error) in [
+        ("{{ pinhook_secret_0 }}", TemplateError::Reserved),
+        (
+            "{% if pinhook_part_0 %}{% endif %}",
+            TemplateError::Reserved,
+        ),
+        (
+            "{% set x %}/pin[0]/{% endset %}{{ x }}",
+            TemplateError::InBlock,
+        ),
+        (
+            "{% filter upper %}%s{% endfilter %}",
+            TemplateError::InBlock,
+        ),
+        ("{% raw %}%s{% endraw %}", TemplateError::InBlock),
+        (r#"["C:\%s"]"#, TemplateError::AfterEscape),
+        (r#"["\u00%s"]"#, TemplateError::AfterEscape),
+        (
+            r#"["\{% if value %}n{% endif %}"]"#,
+            TemplateError::AfterEscape,
+        ),
+    ] {
+        assert_eq!(refuse(template, Place::Json), error, "{template}");
+    }
+    assert_eq!(fill(r#"["C:\\%s"]"#, Place::Json, "\""), r#"["C:\\\""]"#);
+    assert_eq!(fill("{% set x = 1 %}%s", Place::Text, "5"), "5");
+    for template in ["{% include 'x' %}", "{% macro m() %}{% endmacro %}"] {
+        assert!(matches!(
+            refuse(template, Place::Text),
+            TemplateError::Syntax(_)
+        ));
+    }
+}
+
+#[test]
+fn no_template_shows_its_text_in_debug() {
+    let mut url = Text::default();
+    url.push_plain("http://h/?k=");
+    url.push_secret("hunter2hunter2");
+    let template = Template::parse(&url, Place::Url, REQUEST).unwrap();
+
+    assert!(!format!("{template:?}{url:?}").contains("hunter2"));
+}
+
+#[test]
 fn no_value_chooses_the_server() {
     for url in [
         "{{ value }}",
@@ -394,6 +508,15 @@ fn an_expression_keeps_its_type() {
     assert_eq!(eval("x {{ value }}"), None);
     assert_eq!(eval("/pin[0]/"), None);
     assert_eq!(eval("plain"), None);
+    let undefined = Expression::parse(&"{{ [1, {'a': pins.V9}] }}".into(), REQUEST).unwrap();
+    assert!(undefined.unwrap().eval(&scope("")).is_err());
+    let pins = parse(
+        "{{ pins['a b'] }}{{ pins.V1 }}{{ pins[ \"c\" ] }}",
+        Place::Text,
+    );
+    let mut asked: Vec<_> = pins.pins().collect();
+    asked.sort_unstable();
+    assert_eq!(asked, ["V1", "a b", "c"]);
 }
 
 #[test]

@@ -2,14 +2,15 @@
 
 use std::net::SocketAddr;
 
-use tokio::time::sleep;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
 
 use super::super::Shared;
 use super::super::mount::Mount;
 use super::super::packet::{self, Connect, Qos, Reason, Version};
-use super::broker_qos;
-use super::wire::message_properties;
-use crate::access::{Credentials, Principal};
+use super::wire::{Wire, message_properties};
+use super::{broker_qos, check_response_topic};
+use crate::access::{Credentials, Denied, Principal};
 use crate::broker::topic::validate_topic;
 use crate::broker::{Message, Will};
 
@@ -23,27 +24,36 @@ pub(super) struct Admitted {
     pub will: Option<Will>,
 }
 
-/// The reason for the CONNACK, and why in words.
-pub(super) type Refused = (Reason, String);
+/// How a client is refused.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// With this reason in the CONNACK, and why in words.
+    Answered(Reason, String),
+    /// By closing, without a CONNACK.
+    Unanswered,
+}
 
-/// Checks a CONNECT: login, client id and will.
-pub(super) async fn admit(
+/// Checks a CONNECT: login, client id and will. A refused login is held back,
+/// and forgotten when the client hangs up or goes on talking meanwhile: it is
+/// owed no answer, and its connection is one of those its address may have.
+pub(super) async fn admit<S: AsyncRead + AsyncWrite>(
     shared: &Shared,
+    wire: &mut Wire<S>,
     connect: &Connect,
     peer: SocketAddr,
 ) -> Result<Admitted, Refused> {
     if connect.authentication_method.is_some() {
         let why = "only user name and password are offered".to_owned();
-        return Err((Reason::BAD_AUTHENTICATION_METHOD, why));
+        return Err(Refused::Answered(Reason::BAD_AUTHENTICATION_METHOD, why));
     }
-    let principal = log_in(shared, connect, peer).await?;
+    let principal = log_in(shared, wire, connect, peer).await?;
     let id = &connect.client_id;
     let needs_clean = connect.version == Version::V311 && !connect.clean_start;
     if id.len() > MAX_CLIENT_ID || (id.is_empty() && needs_clean) {
         let why = format!(
             "client id: expected at most {MAX_CLIENT_ID} bytes, and not none for a kept session"
         );
-        return Err((Reason::CLIENT_IDENTIFIER_NOT_VALID, why));
+        return Err(Refused::Answered(Reason::CLIENT_IDENTIFIER_NOT_VALID, why));
     }
     let mount = match &principal {
         Principal::Device {
@@ -69,15 +79,16 @@ pub(super) async fn admit(
     })
 }
 
-async fn log_in(
+async fn log_in<S: AsyncRead + AsyncWrite>(
     shared: &Shared,
+    wire: &mut Wire<S>,
     connect: &Connect,
     peer: SocketAddr,
 ) -> Result<Principal, Refused> {
     let Some(name) = &connect.username else {
         let why = "log in as user `device` with the device's token as password".to_owned();
         shared.log_refused_login(None, peer);
-        return Err((Reason::NOT_AUTHORIZED, why));
+        return Err(Refused::Answered(Reason::NOT_AUTHORIZED, why));
     };
     let secret = connect.password.as_ref().map_or("", |password| &password.0);
     let credentials = Credentials {
@@ -85,15 +96,20 @@ async fn log_in(
         secret,
         address: peer.ip().to_canonical(),
     };
-    match shared.access.log_in(&credentials).await {
-        Ok(principal) => Ok(principal),
-        Err(denied) => {
-            shared.log_refused_login(Some(name), peer);
-            sleep(denied.delay).await;
-            let why = "wrong user name, password or token".to_owned();
-            Err((Reason::BAD_USER_NAME_OR_PASSWORD, why))
-        }
+    let denied = match shared.access.log_in(&credentials).await {
+        Ok(principal) => return Ok(principal),
+        Err(denied) => denied,
+    };
+    shared.log_refused_login(Some(name), peer);
+    let Denied::Answered(penalty) = denied else {
+        return Err(Refused::Unanswered);
+    };
+    let is_held = !penalty.delay.is_zero();
+    if is_held && timeout(penalty.delay, wire.stirred()).await.is_ok() {
+        return Err(Refused::Unanswered);
     }
+    let why = "wrong user name, password or token".to_owned();
+    Err(Refused::Answered(Reason::BAD_USER_NAME_OR_PASSWORD, why))
 }
 
 fn check_will(
@@ -104,19 +120,19 @@ fn check_will(
     version: Version,
 ) -> Result<Will, Refused> {
     if will.qos == Qos::ExactlyOnce && version == Version::V5 {
-        return Err((
-            Reason::QOS_NOT_SUPPORTED,
-            "will: QoS 2 is not offered".to_owned(),
-        ));
+        let why = "will: QoS 2 is not offered".to_owned();
+        return Err(Refused::Answered(Reason::QOS_NOT_SUPPORTED, why));
     }
     let topic = mount.full(&will.topic);
     validate_topic(&will.topic, shared.settings.topic)
         .and_then(|()| validate_topic(&topic, shared.settings.topic))
-        .map_err(|error| (Reason::TOPIC_NAME_INVALID, format!("will: {error}")))?;
+        .map_err(|error| Refused::Answered(Reason::TOPIC_NAME_INVALID, format!("will: {error}")))?;
+    check_response_topic(will.properties.response_topic.as_deref())
+        .map_err(|error| Refused::Answered(Reason::PROTOCOL_ERROR, format!("will: {error}")))?;
     if let Err(refusal) = principal.may_publish(&topic) {
         let why = format!("will on {} refused: {refusal}", will.topic);
-        tracing::warn!(login = principal.login(), "{why}");
-        return Err((Reason::NOT_AUTHORIZED, why));
+        shared.intake.gossip.warn(&principal.login(), &why);
+        return Err(Refused::Answered(Reason::NOT_AUTHORIZED, why));
     }
     Ok(Will {
         message: Message {
@@ -127,4 +143,133 @@ fn check_will(
             properties: message_properties(&will.properties, mount),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::time::{Duration, Instant};
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::serve;
+    use crate::access::{self, Access, DeviceLogin, Filters};
+    use crate::broker::{self, Broker};
+    use crate::hub::{self, Hub};
+    use crate::model::Device;
+    use crate::model::mask::Mask;
+    use crate::mqtt::{Mqtt, Settings};
+
+    const TOKEN: &str = "porch-token-12345";
+
+    fn mqtt() -> Mqtt {
+        let device = Arc::new(Device {
+            name: "porch".parse().unwrap(),
+            token: TOKEN.parse().unwrap(),
+            vars: Default::default(),
+            pin_names: Default::default(),
+            names_in_topics: false,
+        });
+        let hub = Hub::new(hub::Settings {
+            devices: vec![Arc::clone(&device)],
+            webhooks: Vec::new(),
+            writes_per_second: 0,
+            value: 64,
+            first_id: 1,
+        });
+        let access = Access::new(access::Settings {
+            devices: vec![DeviceLogin {
+                device,
+                publish: Filters::default(),
+                subscribe: Filters::default(),
+            }],
+            users: Vec::new(),
+        });
+        let broker = Broker::new(broker::Settings::default());
+        let settings = Settings {
+            packet: 1024,
+            topic: 256,
+        };
+        Mqtt::new(hub, broker, access, Mask::default(), settings)
+    }
+
+    /// A client of MQTT 3.1.1 that has said who it is, and its conversation.
+    async fn connect(mqtt: &Mqtt, token: &str) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let (mut client, stream) = duplex(1024);
+        let mut hello = b"\0\x04MQTT\x04\xC2\0\0\0\0\0\x06device\0".to_vec();
+        hello.push(u8::try_from(token.len()).unwrap());
+        hello.extend(token.as_bytes());
+        hello.splice(0..0, [0x10, u8::try_from(hello.len()).unwrap()]);
+        client.write_all(&hello).await.unwrap();
+        let peer = ([127, 0, 0, 1], 1).into();
+        let shared = Arc::clone(&mqtt.shared);
+        (
+            client,
+            serve(stream, peer, shared, CancellationToken::new()),
+        )
+    }
+
+    /// What the daemon says to a wrong token before it closes.
+    async fn guess(mqtt: &Mqtt) -> Vec<u8> {
+        let (mut client, serving) = connect(mqtt, "wrong-token-12345").await;
+        serving.await;
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        said
+    }
+
+    const REFUSED: [u8; 4] = [0x20, 2, 0, 4];
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_held_back_for_as_long_as_its_client_waits_in_silence() {
+        let mqtt = mqtt();
+        let start = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(guess(&mqtt).await, REFUSED);
+        }
+        assert_eq!(start.elapsed(), Duration::ZERO);
+
+        assert_eq!(guess(&mqtt).await, REFUSED);
+        let penalty = start.elapsed();
+        assert!(penalty >= Duration::from_secs(1));
+
+        let (client, serving) = connect(&mqtt, "wrong-token-12345").await;
+        let ((), ()) = tokio::join!(serving, async {
+            tokio::task::yield_now().await;
+            drop(client);
+        });
+        let (mut client, serving) = connect(&mqtt, "wrong-token-12345").await;
+        let ((), ()) = tokio::join!(serving, async {
+            tokio::task::yield_now().await;
+            client.write_all(&[0xC0, 0]).await.unwrap();
+        });
+        let mut said = Vec::new();
+        client.read_to_end(&mut said).await.unwrap();
+        assert!(said.is_empty());
+        assert_eq!(start.elapsed(), penalty);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_right_token_gets_in_at_once_while_guessers_wait() {
+        let mqtt = mqtt();
+        let start = Instant::now();
+        let mut guessers = Vec::new();
+        for _ in 0..50 {
+            let (client, serving) = connect(&mqtt, "wrong-token-12345").await;
+            guessers.push((client, tokio::spawn(serving)));
+        }
+        tokio::task::yield_now().await;
+
+        let waiting = guessers.iter().filter(|(_, task)| !task.is_finished());
+        assert_eq!(waiting.count(), 16);
+        let (mut client, serving) = connect(&mqtt, TOKEN).await;
+        let mut accepted = [0; 4];
+        tokio::select! {
+            () = serving => panic!("the right token was refused"),
+            read = client.read_exact(&mut accepted) => read.unwrap(),
+        };
+        assert_eq!(accepted, [0x20, 2, 0, 0]);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
 }

@@ -10,7 +10,7 @@ use tokio::io::{
 use super::super::codec::{Codec, DecodeError};
 use super::super::mount::Mount;
 use super::super::packet::{
-    ConnAck, Connect, Incoming, Outgoing, OutgoingPublish, OutgoingQos, Properties, Reason,
+    ConnAck, Connect, Incoming, Outgoing, OutgoingPublish, OutgoingQos, Properties, Reason, Version,
 };
 use crate::broker;
 use std::sync::Arc;
@@ -62,6 +62,13 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                 return Ok(None);
             }
         }
+    }
+
+    /// Waits until the client hangs up or sends something, which is dropped with
+    /// the connection.
+    pub async fn stirred(&mut self) {
+        self.inbox.clear();
+        let _ = self.reader.read_buf(&mut self.inbox).await;
     }
 
     /// Takes the next whole packet out of what was read.
@@ -143,7 +150,11 @@ pub(super) fn message_properties(
 
 /// The properties of a message as its packet carries them. A response topic
 /// outside the client's mount is left out (product.md §3.1).
-pub(super) fn properties(outgoing: &broker::Outgoing, mount: &Mount) -> Cow<'static, Properties> {
+pub(super) fn properties(
+    outgoing: &broker::Outgoing,
+    mount: &Mount,
+    version: Version,
+) -> Cow<'static, Properties> {
     static NONE: Properties = Properties {
         payload_is_text: None,
         message_expiry: None,
@@ -152,7 +163,8 @@ pub(super) fn properties(outgoing: &broker::Outgoing, mount: &Mount) -> Cow<'sta
         correlation_data: None,
         user: Vec::new(),
     };
-    let Some(properties) = &outgoing.message.properties else {
+    let properties = outgoing.message.properties.as_ref();
+    let Some(properties) = properties.filter(|_| version == Version::V5) else {
         return Cow::Borrowed(&NONE);
     };
     let response_topic = properties.response_topic.as_deref();

@@ -1,0 +1,61 @@
+//! pinhook in this process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use pinhook::app::{App, Error};
+use pinhook::config::{Config, System};
+use pinhook::hub::{Counts, Hub};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::within;
+
+/// A running pinhook on a free port; it is told to stop when dropped.
+pub struct Daemon {
+    /// Where MQTT clients connect.
+    pub address: SocketAddr,
+    hub: Hub,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Error>>,
+}
+
+impl Daemon {
+    /// Starts with `yaml`, which has everything but `listen`.
+    pub async fn start(yaml: &str) -> Daemon {
+        let text = format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}");
+        let config = Config::parse(Path::new("test.yaml"), &text, &System)
+            .unwrap_or_else(|problems| panic!("the test's configuration is wrong:\n{problems}"));
+        let app = App::start(config).await.expect("a free port");
+        let address = app.mqtt_addresses().next().expect("one listener");
+        let stop = CancellationToken::new();
+        Daemon {
+            address,
+            hub: app.hub().clone(),
+            running: tokio::spawn(app.run(stop.clone())),
+            stop,
+        }
+    }
+
+    /// The numbers of a webhook, in one snapshot.
+    pub fn counts(&self, webhook: &str) -> Counts {
+        let snapshot = self.hub.snapshot();
+        let found = snapshot
+            .into_iter()
+            .find(|(name, _)| name.as_str() == webhook);
+        found.unwrap_or_else(|| panic!("no webhook {webhook}")).1
+    }
+
+    /// Stops it, and expects that no part of it had a fault.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        let ended = within("the end of pinhook", &mut self.running).await;
+        ended.expect("no panic").expect("a clean stop");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
