@@ -7,7 +7,7 @@ use std::str::FromStr;
 use super::{DeviceName, Pin};
 
 /// A device of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Device {
     /// Its name, unique among devices and users.
     pub name: DeviceName,
@@ -19,6 +19,13 @@ pub struct Device {
     pub pin_names: BTreeMap<Pin, String>,
     /// Whether topics that pinhook publishes carry a pin's name where it has one.
     pub names_in_topics: bool,
+}
+
+impl fmt::Debug for Device {
+    /// Shows the name; the variables may hold the owner's secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Device").field(&self.name).finish()
+    }
 }
 
 impl Device {

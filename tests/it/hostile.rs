@@ -633,7 +633,7 @@ async fn guessing_passwords_next_to_an_honest_login() {
         scene.is_served().await;
     }
 
-    // Of two names ten guesses each are answered at once, and the others wait.
+    // Ten guesses of the address are answered at once, and the others wait.
     let mut answered = 0;
     for client in &mut waiting {
         if let Some(refusal) = client.packet_within(Duration::from_millis(1)).await {
