@@ -103,11 +103,12 @@ fn fail(what: impl std::fmt::Display) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
-/// The runtime of every command that needs one. Two threads are enough for a
-/// Pi: what takes long is the network's.
+/// The runtime of every command that needs one. One thread: the network is what
+/// takes time, and a second one makes each webhook dearer and later, since its
+/// tasks then wake each other across cores (tests/bench: CPU by a quarter, write
+/// to response by a half). Passwords are checked on threads of their own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(8)
         .enable_all()
         .build()

@@ -152,7 +152,10 @@ async fn check_says_good_or_everything_that_is_wrong() {
     }
     let json: Value =
         serde_json::from_str(&good(&check(&["check", "--json", "good.yaml"]).await)).expect("JSON");
-    assert_eq!(json, serde_json::json!({"ok": true, "problems": [], "warnings": []}));
+    assert_eq!(
+        json,
+        serde_json::json!({"ok": true, "problems": [], "warnings": []})
+    );
 
     let bad = check(&["check", "bad.yaml"]).await;
     assert_eq!(
