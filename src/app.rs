@@ -92,6 +92,7 @@ impl App {
         let settings = mqtt::Settings {
             packet: limits.packet,
             topic: limits.topic,
+            subscriptions: limits.subscriptions,
         };
         let mqtt = Mqtt::new(
             hub.clone(),

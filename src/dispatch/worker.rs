@@ -11,7 +11,6 @@ use tokio_util::sync::{CancellationToken, PollSemaphore};
 
 use super::Settings;
 use super::client::{Client, Received, SendError, status_text};
-use crate::hub::inbox::Next;
 use crate::hub::{Finished, Hub, Inbox};
 use crate::model::gate::{Ticket, Verdict};
 use crate::model::template::{Response, Scope};
@@ -50,7 +49,7 @@ impl Worker {
             tokio::select! {
                 permit = poll_fn(|context| leave.poll_acquire(context)), if is_ready => {
                     let permit = permit.expect("nobody closes the semaphore");
-                    if let Next::Go(delivery, ticket) = worker.inbox.next(Instant::now()) {
+                    if let Some((delivery, ticket)) = worker.inbox.take(Instant::now()) {
                         requests.push(Sending::new(&worker, delivery, ticket, permit).run());
                     }
                 }

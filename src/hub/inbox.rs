@@ -37,17 +37,6 @@ struct State {
     is_closed: bool,
 }
 
-/// What a worker finds when it looks into its inbox.
-#[derive(Debug)]
-pub enum Next {
-    /// Send this.
-    Go(Delivery, Ticket),
-    /// Nothing may go before this time.
-    At(Instant),
-    /// Nothing may go until something else happens.
-    Idle,
-}
-
 /// What a finished delivery changed.
 #[derive(Debug, Default)]
 pub struct Aftermath {
@@ -122,12 +111,15 @@ impl Inbox {
         ended
     }
 
-    /// Takes what may go at `now`. The newest value of the pin is what goes.
-    pub fn next(&self, now: Instant) -> Next {
-        self.lock().next(now, self.webhook.concurrency)
+    /// Takes what may go at `now`, if something may. The newest value of the pin
+    /// is what goes.
+    pub fn take(&self, now: Instant) -> Option<(Delivery, Ticket)> {
+        self.lock().take(now, self.webhook.concurrency)
     }
 
-    /// Whether something may go at `now`, without taking it; as [`Next`].
+    /// When to ask for something: now if it may be that something may go, later
+    /// if all that waits is held until then, `None` if something else must
+    /// happen first.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
         if state.in_flight >= self.webhook.concurrency {
@@ -252,23 +244,20 @@ pub struct End {
 }
 
 impl State {
-    fn next(&mut self, now: Instant, concurrency: usize) -> Next {
+    fn take(&mut self, now: Instant, concurrency: usize) -> Option<(Delivery, Ticket)> {
         if self.in_flight >= concurrency {
-            return Next::Idle;
+            return None;
         }
-        while let Some(device) = self.pending.first(now) {
+        loop {
+            let device = self.pending.first(now)?;
             match self.gate.admit(device, now) {
                 Admit::At(at) => self.pending.hold_first(at),
                 Admit::Now(ticket) => {
-                    let delivery = self.pending.take_first();
+                    let delivery = self.pending.take_first()?;
                     self.in_flight += 1;
-                    return Next::Go(delivery.expect("first was there"), ticket);
+                    return Some((delivery, ticket));
                 }
             }
-        }
-        match self.pending.next_due() {
-            Some(at) => Next::At(at),
-            None => Next::Idle,
         }
     }
 

@@ -104,9 +104,7 @@ impl World {
     /// Takes the next delivery of the only webhook and ends it.
     fn deliver(&self, verdict: Verdict, response: Option<(&str, &str)>, error: Option<&str>) {
         let inbox = self.hub.inboxes().remove(0);
-        let inbox::Next::Go(delivery, ticket) = inbox.next(self.now) else {
-            panic!("nothing to deliver");
-        };
+        let (delivery, ticket) = inbox.take(self.now).expect("something to deliver");
         let finished = Finished {
             delivery,
             ticket,

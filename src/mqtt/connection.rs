@@ -396,6 +396,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let now = Instant::now();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         for wish in &subscribe.filters {
+            // More than a session can have need not be looked at.
+            if reasons.len() >= self.shared.settings.subscriptions {
+                reasons.push(Reason::QUOTA_EXCEEDED);
+                continue;
+            }
             if !is_share_valid(&wish.filter) {
                 reasons.push(Reason::TOPIC_FILTER_INVALID);
                 continue;

@@ -33,6 +33,8 @@ pub struct Settings {
     pub packet: usize,
     /// Longest topic, in bytes.
     pub topic: usize,
+    /// Subscriptions a session may have.
+    pub subscriptions: usize,
 }
 
 /// The MQTT front end; cheap to clone.

@@ -29,10 +29,7 @@ fn end(outcome: Outcome, verdict: Verdict) -> End {
 }
 
 fn go(inbox: &Inbox, now: Instant) -> (Delivery, Ticket) {
-    match inbox.next(now) {
-        Next::Go(delivery, ticket) => (delivery, ticket),
-        other => panic!("expected a delivery, found {other:?}"),
-    }
+    inbox.take(now).expect("a delivery that may go")
 }
 
 #[test]
@@ -50,7 +47,8 @@ fn the_newest_value_waits_for_its_time_and_the_older_is_superseded() {
         ended.map(|(d, outcome)| (d.write.value, outcome)),
         Some(("11".into(), Outcome::Superseded))
     );
-    assert!(matches!(inbox.next(now), Next::At(at) if at == now + Duration::from_secs(1)));
+    assert!(inbox.take(now).is_none());
+    assert_eq!(inbox.ready_at(now), Some(now + Duration::from_secs(1)));
     assert_eq!(
         go(&inbox, now + Duration::from_secs(1)).0.write.value,
         "12".into()
@@ -67,7 +65,7 @@ fn no_more_than_concurrency_are_in_flight() {
 
     let (first, ticket) = go(&inbox, now);
     go(&inbox, now);
-    assert!(matches!(inbox.next(now), Next::Idle));
+    assert!(inbox.take(now).is_none());
     assert_eq!(inbox.ready_at(now), None);
     inbox.finish(&first, ticket, &end(Outcome::Ok, Verdict::Success), now);
 
@@ -177,19 +175,19 @@ proptest! {
                 }
                 Step::Take => {
                     let ready = inbox.ready_at(now);
-                    match inbox.next(now) {
-                        Next::Go(delivery, ticket) => {
+                    match inbox.take(now) {
+                        Some((delivery, ticket)) => {
                             prop_assert_eq!(ready, Some(now));
                             let device = delivery.write.device.clone();
                             if let Some(before) = last.insert(device.clone(), now) {
                                 prop_assert!(now - before >= every);
                             }
                             prop_assert!(flying.iter().all(|(d, _)| d.write.device != device));
-                            prop_assert_eq!(newest.remove(&key(&delivery)), Some(number(&delivery)));
+                            let sent = number(&delivery);
+                            prop_assert_eq!(newest.remove(&key(&delivery)), Some(sent));
                             flying.push((delivery, ticket));
                         }
-                        Next::At(at) => prop_assert!(at > now),
-                        Next::Idle => {}
+                        None => prop_assert!(inbox.ready_at(now).is_none_or(|at| at > now)),
                     }
                 }
                 Step::Finish { which, verdict } => if !flying.is_empty() {

@@ -190,6 +190,7 @@ mod tests {
         let settings = Settings {
             packet: 1024,
             topic: 256,
+            subscriptions: 100,
         };
         Mqtt::new(hub, broker, access, Mask::default(), settings)
     }
