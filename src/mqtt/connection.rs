@@ -50,6 +50,10 @@ const HIGH_WATER: usize = 16 * 1024;
 /// acknowledgements. They are handled one by one, so it is only a promise.
 const RECEIVE_MAXIMUM: NonZeroU16 = NonZeroU16::new(100).unwrap();
 
+/// Filters of one SUBSCRIBE that are looked at, if a session may not have more:
+/// a packet of 64 KiB has room for 16,000, and each costs a check.
+const MAX_FILTERS: usize = 1000;
+
 /// Serves a client until it or `goodbye` ends the conversation.
 pub(super) async fn serve<S>(
     stream: S,
@@ -396,8 +400,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let now = Instant::now();
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         for wish in &subscribe.filters {
-            // More than a session can have need not be looked at.
-            if reasons.len() >= self.shared.settings.subscriptions {
+            if reasons.len() >= self.shared.settings.subscriptions.max(MAX_FILTERS) {
                 reasons.push(Reason::QUOTA_EXCEEDED);
                 continue;
             }
