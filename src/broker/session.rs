@@ -29,6 +29,10 @@ pub const STALL: Duration = Duration::from_millis(250);
 /// make a connection faster, and each is something to remember.
 pub const MAX_IN_FLIGHT: u16 = 1_000;
 
+/// Steps through the retained messages that one call of [`Session::next`] makes without finding
+/// any to send.
+const STEPS_PER_TURN: usize = 8;
+
 /// A connection's handle on its client's session.
 ///
 /// Dropping it ends the session as [`End::Normal`](super::End::Normal) does, so that a connection
@@ -45,6 +49,9 @@ pub enum Next {
     Message(Outgoing),
     /// Nothing, until the waker is called.
     Idle,
+    /// Nothing yet: ask again when others have had their turn. Retained messages are still being
+    /// looked through, and there may be ten thousand of them for each of a hundred filters.
+    More,
     /// Say goodbye; the session has ended.
     Closed(Cause),
 }
@@ -151,7 +158,12 @@ impl Session {
             }
             state.has_window()
         };
+        let mut steps = 0;
         while let Some(walk) = backlog.front_mut() {
+            steps += 1;
+            if steps > STEPS_PER_TURN {
+                return Some(Next::More);
+            }
             if walk.qos != QoS::AtMostOnce && !window_is_open {
                 return None;
             }

@@ -26,6 +26,22 @@ impl Wakes {
     }
 }
 
+/// Asks as often as it takes, which a connection does with others in between.
+trait NextFound {
+    fn next_found(&self, now: Instant) -> Next;
+}
+
+impl NextFound for Session {
+    fn next_found(&self, now: Instant) -> Next {
+        loop {
+            match self.next(now) {
+                Next::More => {}
+                found => return found,
+            }
+        }
+    }
+}
+
 fn key(login: &str, client_id: &str) -> ClientKey {
     ClientKey {
         owner: Some(login.into()),
@@ -99,7 +115,7 @@ fn subscribe(broker: &Broker, session: &Session, filters: &[&str], now: Instant)
 /// Takes and acknowledges everything.
 fn drain(session: &Session, now: Instant) -> Vec<Outgoing> {
     let mut taken = Vec::new();
-    while let Next::Message(outgoing) = session.next(now) {
+    while let Next::Message(outgoing) = session.next_found(now) {
         if let Some(id) = outgoing.packet_id {
             assert!(session.acknowledge(id.get()));
         }
@@ -328,7 +344,7 @@ fn any_number_of_retained_messages_passes_a_small_queue_and_window() {
                 .held;
             assert!(held.is_empty(), "round {round}");
         }
-        while let Next::Message(outgoing) = session.next(now) {
+        while let Next::Message(outgoing) = session.next_found(now) {
             in_flight.extend(outgoing.packet_id);
             match outgoing.retain {
                 true => seen.push(payload(&outgoing)),
@@ -379,9 +395,9 @@ fn resubscribing_and_unsubscribing_replace_a_walk_under_way() {
     assert_eq!(payloads(&session, now), ["t/1", "t/2", "t/3"]);
 
     subscribe(&broker, &session, &["t/#"], now);
-    assert!(matches!(session.next(now), Next::Message(_)));
+    assert!(matches!(session.next_found(now), Next::Message(_)));
     assert_eq!(broker.unsubscribe(&session, &["t/#"]), [true]);
-    assert!(matches!(session.next(now), Next::Idle));
+    assert!(matches!(session.next_found(now), Next::Idle));
 }
 
 #[test]
@@ -425,7 +441,7 @@ fn two_logins_with_one_client_id_are_two_clients() {
     let two = broker.open(key("two", "x"), options(1, None, &wakes), now);
 
     assert!(two.will.is_none() && !two.present);
-    assert!(matches!(one.session.next(now), Next::Idle));
+    assert!(matches!(one.session.next_found(now), Next::Idle));
     assert_eq!(broker.counters().sessions, 2);
 }
 
@@ -442,7 +458,10 @@ fn taking_over_closes_the_old_session_and_returns_its_will_once() {
 
     assert_eq!(new.will.unwrap().message.payload, "old");
     assert_eq!((old_wakes.take(), new_wakes.take()), (1, 0));
-    assert!(matches!(old.next(now), Next::Closed(Cause::TakenOver)));
+    assert!(matches!(
+        old.next_found(now),
+        Next::Closed(Cause::TakenOver)
+    ));
     assert_eq!(
         (old.closed(), new.session.closed()),
         (Some(Cause::TakenOver), None)
@@ -513,7 +532,7 @@ fn the_clients_receive_maximum_is_the_window() {
         broker.publish(None, message("t", &n.to_string(), ONE), now);
     }
 
-    let ids: Vec<u16> = std::iter::from_fn(|| match session.next(now) {
+    let ids: Vec<u16> = std::iter::from_fn(|| match session.next_found(now) {
         Next::Message(outgoing) => Some(outgoing.packet_id.unwrap().get()),
         _ => None,
     })
@@ -527,8 +546,8 @@ fn the_clients_receive_maximum_is_the_window() {
     assert!(session.acknowledge(ids[1]));
     assert_eq!(wakes.take(), 1);
     assert!(!session.acknowledge(ids[1]));
-    assert!(matches!(session.next(now), Next::Message(_)));
-    assert!(matches!(session.next(now), Next::Idle));
+    assert!(matches!(session.next_found(now), Next::Message(_)));
+    assert!(matches!(session.next_found(now), Next::Idle));
 }
 
 #[test]
@@ -541,7 +560,7 @@ fn packet_ids_in_flight_are_not_used_again() {
     subscribe(&broker, &session, &["t"], now);
     let next = || {
         broker.publish(None, message("t", "x", ONE), now);
-        match session.next(now) {
+        match session.next_found(now) {
             Next::Message(outgoing) => outgoing.packet_id.unwrap().get(),
             other => panic!("{other:?}"),
         }
@@ -571,7 +590,7 @@ fn a_discarded_message_frees_its_packet_id() {
         broker.publish(None, message("t", text, ONE), now);
     }
 
-    match session.next(now) {
+    match session.next_found(now) {
         Next::Message(outgoing) => session.discard(&outgoing),
         other => panic!("{other:?}"),
     }
@@ -595,7 +614,7 @@ fn a_connection_is_woken_once_until_it_has_seen_all() {
         broker.publish(None, message("t", "x", ZERO), now);
     }
     assert_eq!(wakes.take(), 1);
-    assert!(matches!(session.next(now), Next::Message(_)));
+    assert!(matches!(session.next_found(now), Next::Message(_)));
     broker.publish(None, message("t", "x", ZERO), now);
     assert_eq!(wakes.take(), 0);
     assert_eq!(drain(&session, now).len(), 3);
@@ -680,7 +699,7 @@ fn a_clients_qos_1_waits_in_order_for_room() {
     third.register(&two_wakes.clone().into());
     assert!(!second.try_push(now) && !third.try_push(now));
 
-    assert!(matches!(reader.next(now), Next::Message(_)));
+    assert!(matches!(reader.next_found(now), Next::Message(_)));
     assert_eq!((one_wakes.take(), two_wakes.take()), (1, 0));
     assert!(second.try_push(now) && !third.try_push(now) && !second.evict());
     assert_eq!(payloads(&reader, now), ["second", "third"]);
@@ -744,7 +763,7 @@ fn an_evicted_reader_is_closed_and_keeps_its_will() {
         .session;
     let (one, _) = connect(&broker, "1", now);
     subscribe(&broker, &reader, &["t"], now);
-    assert!(matches!(reader.next(now), Next::Idle));
+    assert!(matches!(reader.next_found(now), Next::Idle));
     broker.publish(Some(&one), message("t", "first", ONE), now);
     let held = broker
         .publish(Some(&one), message("t", "second", ONE), now)
@@ -764,7 +783,10 @@ fn an_evicted_reader_is_closed_and_keeps_its_will() {
     assert_eq!((wakes.take(), other_wakes.take()), (1, 1));
     assert!(held.try_push(now) && other.try_push(now));
     for _ in 0..2 {
-        assert!(matches!(reader.next(now), Next::Closed(Cause::Stalled)));
+        assert!(matches!(
+            reader.next_found(now),
+            Next::Closed(Cause::Stalled)
+        ));
     }
     assert_eq!(
         broker
@@ -815,7 +837,10 @@ fn pinhooks_own_messages_close_a_stalled_reader() {
     broker.publish(None, message("t", "6", ONE), filled + 3 * STALL);
 
     assert!(!broker.has_subscribers("t"));
-    assert!(matches!(reader.next(start), Next::Closed(Cause::Stalled)));
+    assert!(matches!(
+        reader.next_found(start),
+        Next::Closed(Cause::Stalled)
+    ));
     assert_eq!(broker.counters().stalled, 1);
 }
 
@@ -1041,7 +1066,10 @@ impl Run {
             held: Vec::new(),
         });
         if let Some(replaced) = replaced {
-            assert!(matches!(replaced.session.next(self.now), Next::Closed(_)));
+            assert!(matches!(
+                replaced.session.next_found(self.now),
+                Next::Closed(_)
+            ));
             self.wills
                 .extend(self.broker.close(&replaced.session, End::Lost, self.now));
         }
@@ -1100,9 +1128,9 @@ impl Run {
         let Some(connection) = &mut self.connections[client] else {
             return;
         };
-        let outgoing = match connection.session.next(self.now) {
+        let outgoing = match connection.session.next_found(self.now) {
             Next::Message(outgoing) => outgoing,
-            Next::Idle => {
+            Next::Idle | Next::More => {
                 // Nobody would wake it for what it could have had now.
                 let shared = &connection.session.shared;
                 let backlog = lock(&shared.backlog);
@@ -1308,7 +1336,7 @@ fn read_in_order(session: &Session, publishers: usize, expected: usize, now: Ins
     let mut next = vec![0; publishers];
     let mut count = 0;
     while count < expected {
-        match session.next(now) {
+        match session.next_found(now) {
             Next::Message(outgoing) => {
                 let text = payload(&outgoing);
                 let (publisher, number) = text.split_once(' ').unwrap();
@@ -1318,7 +1346,7 @@ fn read_in_order(session: &Session, publishers: usize, expected: usize, now: Ins
                 count += 1;
                 session.acknowledge(outgoing.packet_id.unwrap().get());
             }
-            Next::Idle => std::thread::park(),
+            Next::Idle | Next::More => std::thread::park(),
             Next::Closed(cause) => panic!("{cause:?}"),
         }
     }

@@ -302,6 +302,25 @@ impl Hub {
         Ok(())
     }
 
+    /// Whether the device may write one more value, without taking it: asked before
+    /// a long message is read for nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); the device is told.
+    pub fn check_rate(&self, name: &DeviceName, now: Instant) -> Result<(), WriteError> {
+        let mut state = self.lock();
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if device.bucket.has_one(now) {
+            return Ok(());
+        }
+        let error = WriteError::TooMany(self.0.writes_per_second);
+        self.diag_locked(device, &error.to_string(), now);
+        Err(error)
+    }
+
     /// The value of a pin, if it was ever written.
     pub fn read(&self, device: &DeviceName, pin: Pin) -> Option<PinValue> {
         self.lock().devices.get(device)?.values.get(&pin).cloned()

@@ -26,6 +26,15 @@ impl Bucket {
 
     /// Whether one more may pass at `now`; if so it is counted.
     pub fn take(&mut self, now: Instant) -> bool {
+        let has_one = self.has_one(now);
+        if has_one && self.rate > 0 {
+            self.level -= 1.0;
+        }
+        has_one
+    }
+
+    /// Whether one more may pass at `now`, without counting it.
+    pub fn has_one(&mut self, now: Instant) -> bool {
         if self.rate == 0 {
             return true;
         }
@@ -35,11 +44,7 @@ impl Bucket {
         self.at = Some(now);
         self.level =
             Self::burst(self.rate).min(self.level + passed.as_secs_f64() * f64::from(self.rate));
-        if self.level < 1.0 {
-            return false;
-        }
-        self.level -= 1.0;
-        true
+        self.level >= 1.0
     }
 }
 

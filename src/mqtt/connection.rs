@@ -50,6 +50,13 @@ const HIGH_WATER: usize = 16 * 1024;
 /// acknowledgements. They are handled one by one, so it is only a promise.
 const RECEIVE_MAXIMUM: NonZeroU16 = NonZeroU16::new(100).unwrap();
 
+/// What a client may have done for it before the others get their turn: packets,
+/// long ones counted as several. All clients share one thread.
+const TURN: usize = 50;
+
+/// Bytes of a packet that count as one more.
+const TURN_BYTES: usize = 512;
+
 /// Filters of one SUBSCRIBE that are looked at, if a session may not have more:
 /// a packet of 64 KiB has room for 16,000, and each costs a check.
 const MAX_FILTERS: usize = 1000;
@@ -109,6 +116,8 @@ struct Connection<S> {
     keep_alive: Option<Duration>,
     last_heard: Instant,
     holding: Option<Holding>,
+    /// What was done since others had their turn; see [`TURN`].
+    done: usize,
 }
 
 /// Wakes the connection's task when its session has something.
@@ -204,6 +213,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 .then(|| Duration::from_secs(u64::from(connect.keep_alive)) * 3 / 2),
             last_heard: now,
             holding: None,
+            done: 0,
             shared,
         };
         connection.wire.queue(&Outgoing::ConnAck(ConnAck {
@@ -224,16 +234,24 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     async fn run(&mut self, goodbye: CancellationToken) -> Ending {
         loop {
+            if self.is_turn_over() {
+                self.done = 0;
+                tokio::task::yield_now().await;
+            }
             if let Err(ending) = self.take_packets() {
                 return ending;
             }
             // Before more is taken from the session: a client with a backlog
             // that never ends must be heard, too.
-            let may_read = self.holding.is_none() && self.wire.outbox.len() < HIGH_WATER;
+            // And not before what was read is decoded, or it would pile up.
+            let may_read = self.holding.is_none()
+                && self.wire.outbox.len() < HIGH_WATER
+                && !self.is_turn_over();
             if let Err(ending) = self.fill() {
                 return ending;
             }
             let deadline = self.deadline();
+            let is_turn_over = self.is_turn_over();
             let Wire {
                 reader,
                 writer,
@@ -260,11 +278,16 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 },
                 () = self.bell.0.notified() => None,
                 () = until(deadline) => self.is_silent(),
+                () = std::future::ready(()), if is_turn_over => None,
             };
             if let Some(ending) = ended {
                 return ending;
             }
         }
+    }
+
+    fn is_turn_over(&self) -> bool {
+        self.done >= TURN
     }
 
     /// When something is due even if nothing happens.
@@ -282,18 +305,24 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         })
     }
 
-    /// Handles the packets that have arrived, unless an acknowledgement waits.
+    /// Handles the packets that have arrived, unless an acknowledgement waits,
+    /// for one turn at most.
     fn take_packets(&mut self) -> Result<(), Ending> {
-        loop {
+        while !self.is_turn_over() {
             if !self.settle(Instant::now()) {
                 return Ok(());
             }
+            let before = self.wire.inbox.len();
             match self.wire.decode() {
-                Ok(Some(packet)) => self.handle(packet)?,
+                Ok(Some(packet)) => {
+                    self.done += 1 + (before - self.wire.inbox.len()) / TURN_BYTES;
+                    self.handle(packet)?;
+                }
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(fault(&error)),
             }
         }
+        Ok(())
     }
 
     /// Whether nothing is held, or no longer.
@@ -354,6 +383,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let response_topic = publish.properties.response_topic.as_deref();
         check_response_topic(response_topic)
             .map_err(|error| Ending::Fault(Reason::PROTOCOL_ERROR, error.to_string()))?;
+        if let Some(hint) = self.mount.hint(&publish.topic) {
+            self.shared.intake.tell(&self.principal, &hint, now);
+        }
         let topic = self.mount.full(&publish.topic);
         let limit = self.shared.settings.topic;
         let valid =
@@ -474,6 +506,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             match self.session.next(Instant::now()) {
                 Next::Message(outgoing) => self.send(&outgoing),
                 Next::Idle => return Ok(()),
+                Next::More => {
+                    self.done = TURN;
+                    return Ok(());
+                }
                 Next::Closed(cause) => return Err(Ending::Closed(cause)),
             }
         }

@@ -25,6 +25,9 @@ pub(super) struct Intake {
     noted: Mutex<HashSet<DeviceName>>,
 }
 
+/// Payloads above this, in bytes, are read only while the device may write.
+const LONG: usize = 256;
+
 /// What became of a message.
 pub(super) struct Taken {
     /// For the acknowledgement; 3.1.1 has none and acknowledges anyway (MQTT-3.3.5-2).
@@ -124,6 +127,12 @@ impl Intake {
             );
             return Err(Reason::TOPIC_NAME_INVALID);
         };
+        if message.payload.len() > LONG
+            && pins::is_for_device(rest)
+            && let Err(error) = self.hub.check_rate(&device.name, now)
+        {
+            return Err(refusal(&error));
+        }
         match pins::read(&device, rest, &message.payload) {
             Ok(None) => Ok(None),
             Ok(Some(inbound)) => {
@@ -133,15 +142,15 @@ impl Intake {
                 Ok(Some(self.carry_out(&device.name, inbound, now)))
             }
             Err(misread) => {
-                self.hub
-                    .diag(&device.name, &plain(&misread.to_string()), now);
+                self.tell_device(&device.name, &misread.to_string(), now);
                 Err(match misread {
                     pins::Misread::NotText(_) | pins::Misread::Batch(_) => {
                         Reason::PAYLOAD_FORMAT_INVALID
                     }
-                    pins::Misread::NoPin { .. } | pins::Misread::NoSuchTopic(_) => {
-                        Reason::TOPIC_NAME_INVALID
-                    }
+                    pins::Misread::NoPin { .. }
+                    | pins::Misread::NoSuchTopic(_)
+                    | pins::Misread::NotBuilt(_) => Reason::TOPIC_NAME_INVALID,
+                    pins::Misread::TooMany => Reason::QUOTA_EXCEEDED,
                 })
             }
         }
@@ -160,6 +169,10 @@ impl Intake {
                     };
                     if let Err(error) = self.hub.write(write, now) {
                         reason = refusal(&error);
+                        // The rest of a batch would be refused like this one.
+                        if matches!(error, WriteError::TooMany(_)) {
+                            break;
+                        }
                     }
                 }
                 reason
@@ -189,11 +202,16 @@ impl Intake {
     /// it by the reason; what a user of 3.1.1 did stands in the log.
     pub fn tell(&self, principal: &Principal, line: &str, now: Instant) {
         match principal {
-            Principal::Device { login, .. } => {
-                self.hub.diag(&login.device.name, &plain(line), now);
-            }
+            Principal::Device { login, .. } => self.tell_device(&login.device.name, line, now),
             Principal::User(user) => self.gossip.warn(user.name.as_str(), line),
         }
+    }
+
+    /// Tells a device of a mistake; it also stands in the log, since a board that
+    /// does not listen on `diag` is the rule.
+    fn tell_device(&self, device: &DeviceName, line: &str, now: Instant) {
+        self.hub.diag(device, &plain(line), now);
+        self.gossip.warn(device.as_str(), line);
     }
 
     fn note_retained(&self, principal: &Principal, device: &DeviceName, topic: &str) {

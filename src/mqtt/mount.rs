@@ -26,6 +26,17 @@ impl Mount {
         }
     }
 
+    /// For a mounted client that says a full name, or a slash too many: a hint.
+    pub fn hint(&self, topic: &str) -> Option<String> {
+        let prefix = self.0.as_ref()?;
+        let local = topic
+            .strip_prefix(prefix.as_str())
+            .or(topic.strip_prefix('/'))?;
+        Some(format!(
+            "{topic} is an ordinary topic of yours; as `device` write on {local}"
+        ))
+    }
+
     /// The full form of a filter; of a shared one the filter behind the group.
     pub fn full_filter<'a>(&self, filter: &'a str) -> Cow<'a, str> {
         let Some(prefix) = &self.0 else {
@@ -70,6 +81,10 @@ mod tests {
         );
         assert_eq!(mount.local("pinhook/porch2/downlink/diag"), None);
         assert_eq!(mount.local("pinhook/porch"), None);
+        assert_eq!(mount.hint("ds/V0"), None);
+        for topic in ["pinhook/porch/ds/V0", "/ds/V0"] {
+            assert!(mount.hint(topic).unwrap().ends_with("write on ds/V0"));
+        }
     }
 
     #[test]

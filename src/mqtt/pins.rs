@@ -37,8 +37,14 @@ pub enum Misread {
         level: String,
     },
     /// A topic of a kind that does not exist.
-    #[error("{0}: expected ds/PIN, set/PIN or get/ds")]
+    #[error("{0}: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all")]
     NoSuchTopic(String),
+    /// A topic of the contract that this version does not know yet.
+    #[error("{0}: is not built yet in this version")]
+    NotBuilt(String),
+    /// More pins than a device can have.
+    #[error("get/ds: more than {MAX_ASKED} pins; get/ds/all asks for all")]
+    TooMany,
     /// Text was expected.
     #[error("{0}: the value is not valid UTF-8")]
     NotText(String),
@@ -46,6 +52,9 @@ pub enum Misread {
     #[error("batch_ds: {0}; expected a JSON object as in {{\"V1\": 21.5, \"V2\": \"on\"}}")]
     Batch(String),
 }
+
+/// Pins of one `get/ds`, counted with repetitions: a device has 768, and names.
+const MAX_ASKED: usize = 1000;
 
 /// Splits a full name into device and the rest, if it lies in a device's subtree.
 pub fn device_of(name: &str) -> Option<(&str, &str)> {
@@ -55,7 +64,10 @@ pub fn device_of(name: &str) -> Option<(&str, &str)> {
 /// Whether `rest`, below a device's name, is a topic that pinhook reads.
 pub fn is_for_device(rest: &str) -> bool {
     let first = rest.split('/').next();
-    matches!(first, Some("ds" | "set" | "batch_ds" | "get"))
+    matches!(
+        first,
+        Some("ds" | "set" | "batch_ds" | "get" | "event" | "info")
+    )
 }
 
 /// What a message on `rest`, below `device`, asks for; `None` for an ordinary message.
@@ -70,6 +82,7 @@ pub fn read(device: &Device, rest: &str, payload: &[u8]) -> Result<Option<Inboun
         "set" => write(device, rest, level, payload, Source::App)?,
         "batch_ds" if level.is_empty() => batch(device, payload)?,
         "get" => get(device, rest, level, payload)?,
+        "event" | "info" => return Err(Misread::NotBuilt(shown(rest))),
         _ => return Ok(None),
     };
     Ok(Some(inbound))
@@ -91,6 +104,9 @@ fn write(
     payload: &[u8],
     source: Source,
 ) -> Result<Inbound, Misread> {
+    if let Some((_, "erase")) = level.split_once('/').filter(|_| source == Source::Hardware) {
+        return Err(Misread::NotBuilt(shown(topic)));
+    }
     let pin = pin(device, topic, level)?;
     let text = text(topic, payload)?;
     Ok(Inbound::Writes(source, vec![(pin, PinValue::from(text))]))
@@ -117,7 +133,10 @@ fn get(device: &Device, topic: &str, level: &str, payload: &[u8]) -> Result<Inbo
             let names = text(topic, payload)?.split(',').map(str::trim);
             let mut seen = HashSet::new();
             let mut pins = Vec::new();
-            for name in names {
+            for (index, name) in names.enumerate() {
+                if index == MAX_ASKED {
+                    return Err(Misread::TooMany);
+                }
                 let pin = pin(device, topic, name)?;
                 if seen.insert(pin) {
                     pins.push(pin);
@@ -387,9 +406,36 @@ mod tests {
                 "1",
                 "ds/V5/x: `V5/x` is no pin: expected V, D or A and 0 to 255, or a configured name",
             ),
-            ("ds", "1", "ds: expected ds/PIN, set/PIN or get/ds"),
-            ("ds/", "1", "ds/: expected ds/PIN, set/PIN or get/ds"),
-            ("get/rtc", "", "get/rtc: expected ds/PIN, set/PIN or get/ds"),
+            (
+                "ds",
+                "1",
+                "ds: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all",
+            ),
+            (
+                "ds/",
+                "1",
+                "ds/: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all",
+            ),
+            (
+                "ds/V5/erase",
+                "",
+                "ds/V5/erase: is not built yet in this version",
+            ),
+            (
+                "event/door",
+                "",
+                "event/door: is not built yet in this version",
+            ),
+            (
+                "get/ds",
+                &"V1,".repeat(1001),
+                "get/ds: more than 1000 pins; get/ds/all asks for all",
+            ),
+            (
+                "get/rtc",
+                "",
+                "get/rtc: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all",
+            ),
             (
                 "get/ds",
                 "V1,V999",

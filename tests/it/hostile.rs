@@ -669,3 +669,37 @@ async fn a_client_that_reads_nothing_and_asks_for_everything() {
     until("the end of the deaf", || deaf.is_broken()).await;
     scene.is_open().await;
 }
+
+#[tokio::test]
+async fn a_flood_of_tiny_packets_leaves_others_their_turn() {
+    const FLOODERS: usize = 20;
+    /// Round trips of an honest client may take this many times as long.
+    const RATIO: u32 = 100;
+    let mut scene = Scene::new().await;
+    let mut honest = scene.root(V::V311, "honest").await;
+    let calm = median_ping(&mut honest).await.max(Duration::from_millis(1));
+    let chunk = Message::new("house/x", "").bytes(V::V311).repeat(4000);
+    let mut flooding = JoinSet::new();
+    for number in 0..FLOODERS {
+        let mut client = scene.root(V::V311, &format!("flooder{number}")).await;
+        let chunk = chunk.clone();
+        flooding.spawn(async move { while client.try_send_all(&chunk).await.is_ok() {} });
+    }
+
+    let flooded = median_ping(&mut honest).await;
+
+    assert!(flooded <= calm * RATIO, "{calm:?} became {flooded:?}");
+    flooding.shutdown().await;
+    scene.is_served().await;
+}
+
+async fn median_ping(client: &mut Raw) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..15 {
+        let start = Instant::now();
+        client.ping().await;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
