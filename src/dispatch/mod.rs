@@ -44,13 +44,16 @@ impl Dispatch {
         let mut clients = Clients::default();
         let mut workers = Vec::new();
         for inbox in hub.inboxes() {
-            let client = clients.get(inbox.webhook().timeouts)?;
+            let webhook = Arc::clone(inbox.webhook());
+            let client = clients.get(webhook.timeouts)?;
             workers.push(Worker {
                 hub: hub.clone(),
                 inbox,
                 client,
                 settings: Arc::clone(&settings),
                 in_flight: Arc::clone(&in_flight),
+                uses_pins: webhook.uses("pins"),
+                highest_part: webhook.request.highest_part(),
             });
         }
         Ok(Dispatch(workers))

@@ -28,6 +28,10 @@ pub(super) struct Worker {
     pub settings: Arc<Settings>,
     /// Leave for one more request among those of all webhooks.
     pub in_flight: Arc<Semaphore>,
+    /// Whether a template asks for other pins of the device.
+    pub uses_pins: bool,
+    /// The highest `n` of a `/pin[n]/` in the request.
+    pub highest_part: Option<usize>,
 }
 
 impl Worker {
@@ -39,8 +43,9 @@ impl Worker {
         let mut leave = PollSemaphore::new(Arc::clone(&worker.in_flight));
         let mut requests = FuturesUnordered::new();
         loop {
-            let ready_at = worker.inbox.ready_at(Instant::now());
-            let is_ready = ready_at.is_some_and(|at| at <= Instant::now());
+            let now = Instant::now();
+            let ready_at = worker.inbox.ready_at(now);
+            let is_ready = ready_at.is_some_and(|at| at <= now);
             if !is_ready {
                 // A place in the line that is not needed would take a permit
                 // and keep it from the others.
@@ -134,11 +139,8 @@ impl Sending {
             return End::new(Outcome::Shutdown, Verdict::Unknown);
         };
         let scope = Arc::new(self.scope(delivery, device));
-        if webhook
-            .request
-            .templates()
-            .any(|t| t.leaves_placeholder(&scope))
-        {
+        let parts = scope.value.blynk_parts().count();
+        if self.worker.highest_part.is_some_and(|n| n >= parts) {
             self.worker.warn_of_placeholder(&scope);
         }
         let request = match webhook.request.render(&scope) {
@@ -167,18 +169,15 @@ impl Sending {
     fn scope(&self, delivery: &Delivery, device: Arc<Device>) -> Scope {
         let Worker {
             hub,
-            inbox,
             settings,
+            uses_pins,
             ..
         } = &*self.worker;
-        let webhook = inbox.webhook();
         let Trigger::Pin(pin) = delivery.trigger;
-        let mut templates = webhook.response.values.iter().flatten();
-        let uses_pins = webhook.request.uses("pins") || templates.any(|t| t.uses("pins"));
         Scope {
             value: delivery.write.value.clone(),
             pin,
-            pins: match uses_pins {
+            pins: match *uses_pins {
                 true => hub.values(&device.name),
                 false => Default::default(),
             },
@@ -314,14 +313,11 @@ fn log(inbox: &Inbox, delivery: &Delivery, end: &End, elapsed: Duration) {
     let webhook = &inbox.webhook().name;
     let (device, pin) = (&delivery.write.device, delivery.write.pin);
     let ms = elapsed.as_millis() as u64;
-    match (&end.error, end.outcome) {
-        (Some(error), _) => {
-            let status = end.status;
-            tracing::warn!(%webhook, %device, %pin, status, ms, outcome = %end.outcome, "{error}");
+    let (status, outcome) = (end.status, end.outcome);
+    match &end.error {
+        Some(error) => {
+            tracing::warn!(%webhook, %device, %pin, status, ms, %outcome, "{error}");
         }
-        (None, outcome) => {
-            let status = end.status;
-            tracing::debug!(%webhook, %device, %pin, status, ms, %outcome, "delivered");
-        }
+        None => tracing::debug!(%webhook, %device, %pin, status, ms, %outcome, "delivered"),
     }
 }

@@ -208,8 +208,7 @@ impl Hub {
             return Err(WriteError::UnknownDevice(write.device));
         };
         if let Err(error) = self.check(&write, device, now) {
-            self.diag_locked(device, &error.to_string(), now);
-            return Err(error);
+            return Err(self.refuse(device, error, now));
         }
         let (pin, value) = (write.pin, write.value.clone());
         device.values.insert(pin, value.clone());
@@ -258,14 +257,20 @@ impl Hub {
                 limit: self.0.value,
             });
         }
-        self.count(device, now)
-    }
-
-    fn count(&self, device: &mut DeviceState, now: Instant) -> Result<(), WriteError> {
         match device.bucket.take(now) {
             true => Ok(()),
-            false => Err(WriteError::TooMany(self.0.writes_per_second)),
+            false => Err(self.too_many()),
         }
+    }
+
+    fn too_many(&self) -> WriteError {
+        WriteError::TooMany(self.0.writes_per_second)
+    }
+
+    /// Tells the device why it is refused.
+    fn refuse(&self, device: &mut DeviceState, error: WriteError, now: Instant) -> WriteError {
+        self.diag_locked(device, &error.to_string(), now);
+        error
     }
 
     /// Sends the values of `pins` to their device, as an answer to `get/ds`; a
@@ -285,9 +290,8 @@ impl Hub {
         let Some(device) = state.devices.get_mut(name) else {
             return Err(WriteError::UnknownDevice(name.clone()));
         };
-        if let Err(error) = self.count(device, now) {
-            self.diag_locked(device, &error.to_string(), now);
-            return Err(error);
+        if !device.bucket.take(now) {
+            return Err(self.refuse(device, self.too_many(), now));
         }
         let send = |(pin, value): (&Pin, &PinValue)| {
             self.send(&device.device, What::Value(*pin, value.clone()));
@@ -313,12 +317,10 @@ impl Hub {
         let Some(device) = state.devices.get_mut(name) else {
             return Err(WriteError::UnknownDevice(name.clone()));
         };
-        if device.bucket.has_one(now) {
-            return Ok(());
+        match device.bucket.has_one(now) {
+            true => Ok(()),
+            false => Err(self.refuse(device, self.too_many(), now)),
         }
-        let error = WriteError::TooMany(self.0.writes_per_second);
-        self.diag_locked(device, &error.to_string(), now);
-        Err(error)
     }
 
     /// The value of a pin, if it was ever written.

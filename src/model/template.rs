@@ -68,17 +68,6 @@ pub enum Names {
 impl Names {
     /// All of them.
     pub fn all(self) -> &'static [&'static str] {
-        const REQUEST: &[&str] = &[
-            "value",
-            "values",
-            "pin",
-            "pins",
-            "device",
-            "now",
-            "timestamp",
-            "source",
-            "id",
-        ];
         const RESPONSE: &[&str] = &[
             "value",
             "values",
@@ -94,6 +83,8 @@ impl Names {
             "body",
             "json",
         ];
+        // The last four are the response's own.
+        const REQUEST: &[&str] = RESPONSE.split_at(RESPONSE.len() - 4).0;
         match self {
             Names::Request => REQUEST,
             Names::Response => RESPONSE,
@@ -293,13 +284,11 @@ impl Template {
         self.gaps().is_some_and(|gaps| gaps.is_raw)
     }
 
-    /// Whether a `/pin[n]/` in it has no text in `value` and stays as it stands.
-    pub fn leaves_placeholder(&self, scope: &Scope) -> bool {
-        let parts = scope.value.blynk_parts().count();
-        self.gaps().is_some_and(|gaps| {
-            let mut indexes = gaps.names.0.iter().filter_map(|name| scan::part(name));
-            indexes.any(|index| index >= parts)
-        })
+    /// The highest `n` of a `/pin[n]/` in it.
+    pub fn highest_part(&self) -> Option<usize> {
+        let names = self.gaps().map(|gaps| gaps.names.0.iter());
+        let names = names.into_iter().flatten();
+        names.filter_map(|name| scan::part(name)).max()
     }
 
     /// For a URL: whether it names a server once the variables of `device`

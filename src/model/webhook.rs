@@ -31,6 +31,12 @@ pub struct Webhook {
 }
 
 impl Webhook {
+    /// Whether a template of its request or response looks up `name`.
+    pub fn uses(&self, name: &str) -> bool {
+        let mut response = self.response.values.iter().flatten();
+        self.request.uses(name) || response.any(|template| template.uses(name))
+    }
+
     /// Which of its pins a write to `pin` triggers: the same pin, and for a
     /// digital write also the analog pin of that number (blynk.md §2).
     pub fn matching(&self, pin: Pin) -> Option<Pin> {
@@ -330,6 +336,11 @@ impl RequestTemplate {
             BodyTemplate::Form(fields) => all.extend(fields.iter().map(|(_, value)| value)),
         }
         all.into_iter()
+    }
+
+    /// The highest `n` of a `/pin[n]/` in it.
+    pub fn highest_part(&self) -> Option<usize> {
+        self.templates().filter_map(Template::highest_part).max()
     }
 
     /// Whether a part of it looks up `name`.

@@ -241,9 +241,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if let Err(ending) = self.take_packets() {
                 return ending;
             }
-            // Before more is taken from the session: a client with a backlog
-            // that never ends must be heard, too.
-            // And not before what was read is decoded, or it would pile up.
+            // Decided before more is taken from the session, since a client with
+            // a backlog that never ends must be heard, too; and not while packets
+            // wait that were read already, or they would pile up.
             let may_read = self.holding.is_none()
                 && self.wire.outbox.len() < HIGH_WATER
                 && !self.is_turn_over();
@@ -395,7 +395,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 self.shared
                     .intake
                     .tell(&self.principal, &format!("publish refused: {error}"), now);
-                Taken::refused(Reason::TOPIC_NAME_INVALID)
+                Taken::at_once(Reason::TOPIC_NAME_INVALID)
             }
             Err(error) => return Err(Ending::Fault(Reason::TOPIC_NAME_INVALID, error.to_string())),
             Ok(()) => {

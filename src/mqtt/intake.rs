@@ -37,8 +37,8 @@ pub(super) struct Taken {
 }
 
 impl Taken {
-    /// Refused, or taken without anybody else to pass it on to.
-    pub fn refused(reason: Reason) -> Taken {
+    /// Refused, or taken without anybody to pass it on to: nothing to wait for.
+    pub fn at_once(reason: Reason) -> Taken {
         Taken {
             reason,
             held: Vec::new(),
@@ -73,18 +73,18 @@ impl Intake {
                 &format!("publish on {shown} refused: {refusal}"),
                 now,
             );
-            return Taken::refused(Reason::NOT_AUTHORIZED);
+            return Taken::at_once(Reason::NOT_AUTHORIZED);
         }
         match self.meaning(&message, principal, now) {
             Ok(None) => {}
-            Ok(Some(reason)) if reason.is_error() => return Taken::refused(reason),
+            Ok(Some(reason)) if reason.is_error() => return Taken::at_once(reason),
             // A write is an event; what is retained is `state/`.
             Ok(Some(_)) => message.retain = false,
-            Err(reason) => return Taken::refused(reason),
+            Err(reason) => return Taken::at_once(reason),
         }
         // A payload that is kept must not pin the read buffer it is a slice of.
         if !message.retain && !self.broker.has_subscribers(&message.topic) {
-            return Taken::refused(Reason::SUCCESS);
+            return Taken::at_once(Reason::SUCCESS);
         }
         message.payload = Bytes::copy_from_slice(&message.payload);
         let published = self.broker.publish(from, message, now);
@@ -109,8 +109,8 @@ impl Intake {
         now: Instant,
     ) -> Result<Option<Reason>, Reason> {
         let topic = &*message.topic;
-        if let Some(inbound) = pins::read_bridge(topic, &message.payload) {
-            self.resume(inbound);
+        if let Some(webhook) = pins::read_resume(topic, &message.payload) {
+            self.resume(&webhook);
             return Ok(Some(Reason::SUCCESS));
         }
         let Some((name, rest)) = pins::device_of(topic) else {
@@ -181,21 +181,14 @@ impl Intake {
                 Ok(()) => Reason::SUCCESS,
                 Err(error) => refusal(&error),
             },
-            Inbound::Resume(_) => Reason::SUCCESS,
         }
     }
 
-    fn resume(&self, inbound: Inbound) {
-        if let Inbound::Resume(webhook) = inbound {
-            let result = self.hub.resume(&webhook);
-            let json = pins::resume_json(&webhook, &result);
-            publish_own(
-                &self.broker,
-                pins::topic::resume_response(),
-                json.into(),
-                false,
-            );
-        }
+    fn resume(&self, webhook: &str) {
+        let result = self.hub.resume(webhook);
+        let json = pins::resume_json(webhook, &result);
+        let topic = pins::topic::resume_response();
+        publish_own(&self.broker, topic, json.into(), false);
     }
 
     /// Tells a device that something it did was refused. A user of MQTT 5 hears

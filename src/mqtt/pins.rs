@@ -20,8 +20,6 @@ pub enum Inbound {
     Writes(Source, Vec<(Pin, PinValue)>),
     /// `get/ds`: the values of these pins, or of all.
     Get(Option<Vec<Pin>>),
-    /// `bridge/request/resume`: the name of a webhook.
-    Resume(String),
 }
 
 /// Why a message to one of pinhook's topics cannot be understood. The texts are
@@ -88,13 +86,10 @@ pub fn read(device: &Device, rest: &str, payload: &[u8]) -> Result<Option<Inboun
     Ok(Some(inbound))
 }
 
-/// What a message on `name`, below `bridge`, asks for.
-pub fn read_bridge(name: &str, payload: &[u8]) -> Option<Inbound> {
+/// The webhook that a message on `name` asks to resume, if it is such a request.
+pub fn read_resume(name: &str, payload: &[u8]) -> Option<String> {
     let rest = name.strip_prefix(BASE)?.strip_prefix("/bridge/request/")?;
-    (rest == "resume").then(|| {
-        let webhook = String::from_utf8_lossy(payload);
-        Inbound::Resume(webhook.trim().to_owned())
-    })
+    (rest == "resume").then(|| String::from_utf8_lossy(payload).trim().to_owned())
 }
 
 fn write(
@@ -500,7 +495,7 @@ mod tests {
         fn rubbish_is_misread_without_a_panic(topic in ".{0,20}", payload: Vec<u8>) {
             let _ = read(&device(false), &topic, &payload);
             let _ = read(&device(false), "batch_ds", &payload);
-            let _ = read_bridge(&topic, &payload);
+            let _ = read_resume(&topic, &payload);
         }
     }
 }

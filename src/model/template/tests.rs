@@ -120,6 +120,15 @@ fn both_spellings_fill_the_same_gaps() {
 }
 
 #[test]
+fn the_highest_part_is_known_before_anything_is_filled_in() {
+    let highest = |text| parse(text, Place::Text).highest_part();
+
+    assert_eq!(highest("/pin[0]/ /pin[10]/ /pin[9]/"), Some(10));
+    assert_eq!(highest("/pin/ {{ values[3] }}"), None);
+    assert_eq!(highest("plain"), None);
+}
+
+#[test]
 fn placeholders_can_be_turned_off() {
     let spelling = Spelling {
         placeholders: false,
