@@ -65,21 +65,24 @@ impl App {
         let mask = Mask::new(tokens.chain(secrets));
         let devices = config.access.devices.iter();
         let hub = Hub::new(hub::Settings {
-            devices: devices.map(|login| Arc::clone(&login.device)).collect(),
-            webhooks: config.webhooks,
+            routes: hub::Routes {
+                devices: devices.map(|login| Arc::clone(&login.device)).collect(),
+                webhooks: config.webhooks.clone(),
+                zone: config.zone,
+                owner_email: config.owner_email,
+            },
             writes_per_second: limits.writes_per_second,
             value: limits.value,
             first_id: rand::random(),
         });
         let dispatch = Dispatch::new(
-            &hub,
+            hub.clone(),
             dispatch::Settings {
                 in_flight: limits.in_flight,
-                zone: config.zone,
-                owner_email: config.owner_email,
                 mask: mask.clone(),
             },
-        )?;
+        );
+        dispatch.prepare(&config.webhooks)?;
         let broker = Broker::new(broker::Settings {
             subscriptions: limits.subscriptions,
             session_queue: limits.session_queue,

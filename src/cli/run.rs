@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{BAD_CONFIG, FAILED, count, fail, log, print_line, runtime};
 use crate::app::{App, Error};
 use crate::config::{Config, DEMO_TOKEN};
+use crate::model::webhook::Triggers;
 
 pub(super) fn run(file: Option<&Path>) -> ExitCode {
     let found = Config::find(file).and_then(|path| Ok((Config::load(&path)?, path)));
@@ -111,7 +112,7 @@ fn notify(state: &[NotifyState]) {
 struct Hello {
     file: String,
     counts: String,
-    /// Token and pin of the first webhook's device.
+    /// Token and topic that trigger the first webhook.
     example: Option<(String, String)>,
 }
 
@@ -130,7 +131,11 @@ impl Hello {
                 DEMO_TOKEN => DEMO_TOKEN,
                 _ => "TOKEN",
             };
-            Some((token.to_owned(), webhook.pins.first()?.to_string()))
+            let topic = match &webhook.on {
+                Triggers::Pins(pins) => format!("ds/{}", pins.first()?),
+                Triggers::Event(code) => format!("event/{code}"),
+            };
+            Some((token.to_owned(), topic))
         });
         Hello {
             file: path.display().to_string(),
@@ -148,11 +153,11 @@ impl Hello {
         for address in addresses {
             print_line(format_args!("listening on mqtt {address}"));
         }
-        if let (Some((token, pin)), Some(address)) = (&self.example, addresses.first()) {
+        if let (Some((token, topic)), Some(address)) = (&self.example, addresses.first()) {
             let host = reachable(address.ip());
             let port = address.port();
             print_line(format_args!(
-                "try: mosquitto_pub -h {host} -p {port} -u device -P {token} -t ds/{pin} -m 21.5"
+                "try: mosquitto_pub -h {host} -p {port} -u device -P {token} -t {topic} -m 21.5"
             ));
         }
     }

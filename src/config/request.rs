@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::model::Device;
+use crate::model::request::{BodyTemplate, JsonTemplate, Method, RequestTemplate, body_place};
 use crate::model::template::{Expression, Names, Place, Spelling, Template, TemplateError};
-use crate::model::webhook::{
-    BodyTemplate, JsonTemplate, Method, RequestTemplate, body_place, unknown_pins,
-};
+use crate::model::webhook::unknown_pins;
 
 use super::logins::PIN_EXPECTED;
 use super::read::{At, Fields, Filled, Reader};
@@ -101,6 +100,7 @@ impl Reading<'_, '_> {
             method: method.unwrap_or(default),
             url,
             headers,
+            auth: None,
             body,
         })
     }
@@ -282,6 +282,8 @@ impl Reading<'_, '_> {
         Spelling {
             placeholders: self.has_placeholders,
             names,
+            escape: true,
+            open_origin: false,
         }
     }
 

@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::gate;
+use crate::model::pending::Excess;
 use crate::model::pin::PinError;
+use crate::model::request::RequestTemplate;
+use crate::model::response::{ResponseRule, ResponseTarget, Statuses};
+use crate::model::retry::Retry;
 use crate::model::template::{Names, Place};
-use crate::model::webhook::{RequestTemplate, ResponseRule, ResponseTarget, Timeouts};
+use crate::model::transport::Transport;
+use crate::model::webhook::Triggers as On;
 use crate::model::{Device, Pin, Webhook};
 
 use super::logins::{PIN_EXPECTED, pin_problem};
@@ -91,10 +96,21 @@ pub(super) fn webhooks(
                 .iter()
                 .map(|device| device.name.clone())
                 .collect(),
-            pins: triggers.pins,
+            on: On::Pins(triggers.pins),
+            from: None,
+            when: None,
             request,
-            timeouts: settings.timeouts,
+            allow_hosts: None,
+            transport: Arc::new(settings.transport),
+            timeout: settings.timeout,
+            redirects: 0,
+            success: Statuses::default(),
             limits: settings.limits,
+            excess: Excess::Latest,
+            retry: Retry {
+                attempts: 1,
+                is_unsafe: false,
+            },
             concurrency: settings.concurrency,
             response: settings.response,
         }));
@@ -232,7 +248,8 @@ fn named_pin(
 /// What `defaults` can hold too.
 struct Settings {
     request: Option<RequestTemplate>,
-    timeouts: Timeouts,
+    transport: Transport,
+    timeout: Duration,
     limits: gate::Limits,
     concurrency: usize,
     response: ResponseRule,
@@ -257,9 +274,10 @@ impl Reading<'_, '_> {
                 .get(key)
                 .and_then(|at| reader.duration(at, is_zero_fine))
         };
-        let timeouts = Timeouts {
-            whole: duration("timeout", false).unwrap_or(Duration::from_secs(10)),
-            connect: duration("connect_timeout", false).unwrap_or(Duration::from_secs(5)),
+        let timeout = duration("timeout", false).unwrap_or(Duration::from_secs(10));
+        let transport = Transport {
+            connect_timeout: duration("connect_timeout", false).unwrap_or(Duration::from_secs(5)),
+            ..Transport::default()
         };
         let every = duration("every", true).unwrap_or(Duration::from_secs(1));
         let probe = match fields.get("probe") {
@@ -275,9 +293,11 @@ impl Reading<'_, '_> {
         let concurrency = number("concurrency", 1..=64, 4);
         Settings {
             request,
-            timeouts,
+            transport,
+            timeout,
             limits: gate::Limits {
                 every,
+                per: gate::Per::Device,
                 stop_after: stop_after as u32,
                 probe,
             },
@@ -313,6 +333,7 @@ impl Reading<'_, '_> {
             to: to.unwrap_or(ResponseTarget::Trigger),
             values,
             max_size: max_size.unwrap_or(64 * 1024) as usize,
+            keep: false,
         }
     }
 }

@@ -2,12 +2,17 @@
 
 use std::collections::HashMap;
 use std::error::Error as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect;
 
-use crate::model::webhook::{Headers, Method, Request, Timeouts};
+use crate::model::Webhook;
+use crate::model::request::{Header, Method, Request};
+use crate::model::response::Headers;
+use crate::model::retry::{self, Failure};
+use crate::model::transport::Transport;
 
 /// What pinhook calls itself unless a webhook configures otherwise.
 const USER_AGENT: &str = concat!("pinhook/", env!("CARGO_PKG_VERSION"));
@@ -17,7 +22,7 @@ const DELIVERY_HEADER: &str = "X-Pinhook-Delivery";
 
 /// One HTTP client for each distinct set of client settings.
 #[derive(Default)]
-pub(super) struct Clients(HashMap<Duration, Client>);
+pub(super) struct Clients(HashMap<Arc<Transport>, Client>);
 
 /// An HTTP client; cheap to clone, and its clones share their connections.
 #[derive(Clone)]
@@ -39,6 +44,17 @@ impl Received {
             (name.as_str().to_owned(), value)
         };
         self.headers.iter().map(text).collect()
+    }
+
+    /// The body as text.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// How long the third party asks to be left alone, if it does.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let value = self.headers.get(reqwest::header::RETRY_AFTER)?;
+        retry::retry_after(value.to_str().ok()?, SystemTime::now())
     }
 }
 
@@ -62,6 +78,35 @@ pub(super) enum SendError {
     TooLarge { status: u16, limit: usize },
 }
 
+impl SendError {
+    /// The status, if the response began.
+    pub(super) fn status(&self) -> Option<u16> {
+        match self {
+            SendError::TooLarge { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the body is larger than allowed.
+    pub(super) fn is_too_large(&self) -> bool {
+        matches!(self, SendError::TooLarge { .. })
+    }
+
+    /// Whether the request was refused here: the third party has nothing to do with it.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, SendError::Build(_))
+    }
+
+    /// What it means for another attempt.
+    pub(super) fn failure(&self) -> Failure {
+        match self {
+            SendError::Connect { .. } => Failure::NotSent,
+            SendError::Timeout { .. } | SendError::Broken { .. } => Failure::Broken,
+            SendError::Build(_) | SendError::TooLarge { .. } => Failure::Final,
+        }
+    }
+}
+
 /// Why no requests can be made at all.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up HTTP requests: {0}")]
@@ -73,31 +118,31 @@ impl Clients {
     /// # Errors
     ///
     /// When TLS cannot be set up.
-    pub(super) fn get(&mut self, timeouts: Timeouts) -> Result<Client, SetupError> {
-        if let Some(client) = self.0.get(&timeouts.connect) {
+    pub(super) fn get(&mut self, transport: &Arc<Transport>) -> Result<Client, SetupError> {
+        if let Some(client) = self.0.get(transport) {
             return Ok(client.clone());
         }
-        let client = match builder(timeouts).build() {
+        let client = match builder(transport).build() {
             Ok(client) => client,
             Err(error) => {
                 // Requests over http need no certificates, and those over https
                 // say what is wrong when they are made.
                 let why = cause(&error);
                 tracing::warn!("no server can be trusted, https requests will fail: {why}");
-                let trusting_nobody = builder(timeouts).tls_certs_only([]).build();
+                let trusting_nobody = builder(transport).tls_certs_only([]).build();
                 trusting_nobody.map_err(|error| SetupError(cause(&error)))?
             }
         };
         let client = Client(client);
-        self.0.insert(timeouts.connect, client.clone());
+        self.0.insert(Arc::clone(transport), client.clone());
         Ok(client)
     }
 }
 
-fn builder(timeouts: Timeouts) -> reqwest::ClientBuilder {
+fn builder(transport: &Transport) -> reqwest::ClientBuilder {
     let builder = reqwest::Client::builder()
         .user_agent(USER_AGENT)
-        .connect_timeout(timeouts.connect)
+        .connect_timeout(transport.connect_timeout)
         .redirect(redirect::Policy::none())
         .referer(false)
         .tcp_nodelay(true)
@@ -146,13 +191,13 @@ impl Client {
         &self,
         request: Request,
         id: &str,
-        timeouts: Timeouts,
-        max_size: usize,
+        webhook: &Webhook,
     ) -> Result<Received, SendError> {
+        let max_size = webhook.response.max_size;
         let server = server_of(&request);
-        let explain = |error: reqwest::Error| explain(&error, &server, timeouts);
+        let explain = |error: reqwest::Error| explain(&error, &server, webhook);
         let mut response = self
-            .build(request, id, timeouts)
+            .build(request, id, webhook.timeout)
             .send()
             .await
             .map_err(explain)?;
@@ -180,22 +225,22 @@ impl Client {
         })
     }
 
-    fn build(&self, request: Request, id: &str, timeouts: Timeouts) -> reqwest::RequestBuilder {
+    fn build(&self, request: Request, id: &str, timeout: Duration) -> reqwest::RequestBuilder {
         let has = |name: &str| {
             request
                 .headers
                 .iter()
-                .any(|(own, _)| own.eq_ignore_ascii_case(name))
+                .any(|header| header.name.eq_ignore_ascii_case(name))
         };
         let has_id = has(DELIVERY_HEADER);
         let mut building = self
             .0
             .request(method(request.method), request.url)
-            .timeout(timeouts.whole);
+            .timeout(timeout);
         if !has_id {
             building = building.header(DELIVERY_HEADER, id);
         }
-        for (name, value) in request.headers {
+        for Header { name, value, .. } in request.headers {
             building = building.header(name, value);
         }
         match request.body {
@@ -233,15 +278,15 @@ fn server_of(request: &Request) -> String {
     format!("{host}:{port}")
 }
 
-fn explain(error: &reqwest::Error, server: &str, timeouts: Timeouts) -> SendError {
+fn explain(error: &reqwest::Error, server: &str, webhook: &Webhook) -> SendError {
     let server = server.to_owned();
     if error.is_builder() {
         return SendError::Build(cause(error));
     }
     if error.is_timeout() {
         let limit = match error.is_connect() {
-            true => timeouts.connect,
-            false => timeouts.whole,
+            true => webhook.transport.connect_timeout,
+            false => webhook.timeout,
         };
         return SendError::Timeout { server, limit };
     }

@@ -4,14 +4,14 @@ mod client;
 mod worker;
 
 use std::panic::resume_unwind;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use jiff::tz::TimeZone;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::hub::Hub;
+use crate::hub::{Hub, Inbox};
+use crate::model::Webhook;
 use crate::model::mask::Mask;
 use client::Clients;
 pub use client::SetupError;
@@ -21,42 +21,56 @@ use worker::Worker;
 pub struct Settings {
     /// Requests in flight at a time, of all webhooks together.
     pub in_flight: usize,
-    /// The zone in which templates show the time.
-    pub zone: TimeZone,
-    /// The owner's address for the placeholder.
-    pub owner_email: Option<Arc<str>>,
     /// What must not appear in an error's sentence.
     pub mask: Mask,
 }
 
-/// The workers, ready to run.
-pub struct Dispatch(Vec<Worker>);
+/// The workers; cheap to clone.
+#[derive(Clone)]
+pub struct Dispatch(Arc<Shared>);
+
+/// What all workers share.
+struct Shared {
+    hub: Hub,
+    clients: Mutex<Clients>,
+    mask: Mutex<Mask>,
+    /// Leave for one more request among those of all webhooks.
+    in_flight: Arc<Semaphore>,
+    /// Rung when the hub has other inboxes than before.
+    bell: Notify,
+}
 
 impl Dispatch {
-    /// One worker for each webhook of the hub.
+    /// One worker for each webhook of the hub, once they [`run`](Dispatch::run).
+    pub fn new(hub: Hub, settings: Settings) -> Dispatch {
+        Dispatch(Arc::new(Shared {
+            hub,
+            clients: Mutex::default(),
+            mask: Mutex::new(settings.mask),
+            in_flight: Arc::new(Semaphore::new(settings.in_flight)),
+            bell: Notify::new(),
+        }))
+    }
+
+    /// Makes the HTTP clients of `webhooks`, so that what cannot be made is known
+    /// before anything has changed.
     ///
     /// # Errors
     ///
-    /// When TLS cannot be set up.
-    pub fn new(hub: &Hub, settings: Settings) -> Result<Dispatch, SetupError> {
-        let in_flight = Arc::new(Semaphore::new(settings.in_flight));
-        let settings = Arc::new(settings);
-        let mut clients = Clients::default();
-        let mut workers = Vec::new();
-        for inbox in hub.inboxes() {
-            let webhook = Arc::clone(inbox.webhook());
-            let client = clients.get(webhook.timeouts)?;
-            workers.push(Worker {
-                hub: hub.clone(),
-                inbox,
-                client,
-                settings: Arc::clone(&settings),
-                in_flight: Arc::clone(&in_flight),
-                uses_pins: webhook.uses("pins"),
-                highest_part: webhook.request.highest_part(),
-            });
+    /// When one cannot be set up.
+    pub fn prepare(&self, webhooks: &[Arc<Webhook>]) -> Result<(), SetupError> {
+        let mut clients = self.0.clients.lock().expect("no panic under this lock");
+        for webhook in webhooks {
+            clients.get(&webhook.transport)?;
         }
-        Ok(Dispatch(workers))
+        Ok(())
+    }
+
+    /// Follows the hub after it was reconfigured: webhooks that are new get a
+    /// worker, the workers of those that are gone end with their last request.
+    pub fn reconfigure(&self, mask: Mask) {
+        *self.0.mask.lock().expect("no panic under this lock") = mask;
+        self.0.bell.notify_one();
     }
 
     /// Runs the workers until `stop`, and then until their requests have ended.
@@ -65,19 +79,33 @@ impl Dispatch {
     ///
     /// When a worker does.
     pub async fn run(self, stop: CancellationToken) {
-        if self.0.is_empty() {
-            stop.cancelled().await;
-        }
         let mut workers = JoinSet::new();
-        for worker in self.0 {
-            workers.spawn(worker.run(stop.clone()));
-        }
-        while let Some(ended) = workers.join_next().await {
-            if let Err(error) = ended
-                && error.is_panic()
-            {
-                resume_unwind(error.into_panic());
+        let mut served: Vec<Arc<Inbox>> = Vec::new();
+        loop {
+            served.retain(|inbox| !inbox.is_closed());
+            for inbox in self.0.hub.inboxes() {
+                if !served.iter().any(|other| Arc::ptr_eq(other, &inbox)) {
+                    let worker = Worker::new(Arc::clone(&self.0), Arc::clone(&inbox));
+                    workers.spawn(worker.run(stop.clone()));
+                    served.push(inbox);
+                }
+            }
+            tokio::select! {
+                () = self.0.bell.notified() => {}
+                Some(ended) = workers.join_next() => pass_panic_on(ended),
+                () = stop.cancelled() => break,
             }
         }
+        while let Some(ended) = workers.join_next().await {
+            pass_panic_on(ended);
+        }
+    }
+}
+
+fn pass_panic_on(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        resume_unwind(error.into_panic());
     }
 }

@@ -2,60 +2,72 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 
-use super::Settings;
+use super::Shared;
 use super::client::{Client, Received, SendError, status_text};
-use crate::hub::{Finished, Hub, Inbox};
+use crate::hub::{Answer, Attempt, Inbox, Taken};
 use crate::model::gate::{Ticket, Verdict};
+use crate::model::response::Headers;
+use crate::model::retry::{self, Failure};
 use crate::model::template::{Response, Scope};
-use crate::model::webhook::{Delivery, Headers, Trigger, is_success};
-use crate::model::{Device, Outcome, Pin, PinValue};
+use crate::model::webhook::Delivery;
+use crate::model::{Outcome, Webhook};
 
 /// How long requests in flight may take to end at a shutdown (product.md §11).
 const GRACE: Duration = Duration::from_secs(4);
 
 /// What the worker of one webhook works with.
 pub(super) struct Worker {
-    pub hub: Hub,
-    pub inbox: Arc<Inbox>,
-    pub client: Client,
-    pub settings: Arc<Settings>,
-    /// Leave for one more request among those of all webhooks.
-    pub in_flight: Arc<Semaphore>,
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+}
+
+/// What a webhook needs for its requests, until it is configured anew.
+struct Setup {
+    webhook: Arc<Webhook>,
+    client: Client,
     /// Whether a template asks for other pins of the device.
-    pub uses_pins: bool,
+    uses_pins: bool,
     /// The highest `n` of a `/pin[n]/` in the request.
-    pub highest_part: Option<usize>,
+    highest_part: Option<usize>,
 }
 
 impl Worker {
-    /// Sends what may be sent until told to stop; then waits for the requests
-    /// in flight. They all run in this one task: a request that is due is on
-    /// its way without waking another.
+    /// A worker for what comes into `inbox`.
+    pub(super) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>) -> Worker {
+        Worker { shared, inbox }
+    }
+
+    /// Sends what may be sent until told to stop, or until the webhook is gone;
+    /// then waits for the requests in flight. They all run in this one task: a
+    /// request that is due is on its way without waking another.
     pub(super) async fn run(self, stop: CancellationToken) {
         let worker = Arc::new(self);
-        let mut leave = PollSemaphore::new(Arc::clone(&worker.in_flight));
+        let in_flight = &worker.shared.in_flight;
+        let mut leave = PollSemaphore::new(Arc::clone(in_flight));
         let mut requests = FuturesUnordered::new();
-        loop {
+        let mut setup: Option<Arc<Setup>> = None;
+        while !worker.inbox.is_closed() {
             let now = Instant::now();
             let ready_at = worker.inbox.ready_at(now);
             let is_ready = ready_at.is_some_and(|at| at <= now);
             if !is_ready {
                 // A place in the line that is not needed would take a permit
                 // and keep it from the others.
-                leave = PollSemaphore::new(Arc::clone(&worker.in_flight));
+                leave = PollSemaphore::new(Arc::clone(in_flight));
             }
             tokio::select! {
                 permit = poll_fn(|context| leave.poll_acquire(context)), if is_ready => {
                     let permit = permit.expect("nobody closes the semaphore");
-                    if let Some((delivery, ticket)) = worker.inbox.take(Instant::now()) {
-                        requests.push(Sending::new(&worker, delivery, ticket, permit).run());
+                    if let Some(taken) = worker.inbox.take(Instant::now()) {
+                        let setup = worker.setup(&mut setup, &taken.webhook);
+                        requests.push(Sending::new(&worker, setup, taken, permit).run());
                     }
                 }
                 Some(()) = requests.next() => {}
@@ -65,8 +77,36 @@ impl Worker {
             }
         }
         let drain = async { while requests.next().await.is_some() {} };
+        tokio::pin!(drain);
+        tokio::select! {
+            () = &mut drain => return,
+            () = stop.cancelled() => {}
+        }
         // What is still in flight then is dropped, which ends it as `shutdown`.
         let _ = timeout(GRACE, drain).await;
+    }
+
+    /// What requests of `webhook` need; kept until it is configured anew.
+    fn setup(&self, kept: &mut Option<Arc<Setup>>, webhook: &Arc<Webhook>) -> Arc<Setup> {
+        if let Some(setup) = kept
+            && Arc::ptr_eq(&setup.webhook, webhook)
+        {
+            return Arc::clone(setup);
+        }
+        let mut clients = self
+            .shared
+            .clients
+            .lock()
+            .expect("no panic under this lock");
+        let client = clients.get(&webhook.transport);
+        let setup = Arc::new(Setup {
+            webhook: Arc::clone(webhook),
+            client: client.expect("it was made before the webhook was configured"),
+            uses_pins: webhook.uses("pins"),
+            highest_part: webhook.request.highest_part(),
+        });
+        *kept = Some(Arc::clone(&setup));
+        setup
     }
 }
 
@@ -77,247 +117,217 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// One delivery on its way. However it ends, also by being dropped, the hub
+/// One attempt on its way. However it ends, also by being dropped, the hub
 /// hears of it exactly once.
 struct Sending {
     worker: Arc<Worker>,
+    setup: Arc<Setup>,
     delivery: Option<(Delivery, Ticket)>,
-    started: Instant,
-    attempts: u32,
     _permit: OwnedSemaphorePermit,
-}
-
-/// How it ended, before it is counted.
-struct End {
-    outcome: Outcome,
-    verdict: Verdict,
-    response: Option<(Pin, PinValue)>,
-    status: Option<u16>,
-    bytes: usize,
-    error: Option<String>,
-}
-
-impl End {
-    fn new(outcome: Outcome, verdict: Verdict) -> End {
-        End {
-            outcome,
-            verdict,
-            response: None,
-            status: None,
-            bytes: 0,
-            error: None,
-        }
-    }
 }
 
 impl Sending {
     fn new(
         worker: &Arc<Worker>,
-        delivery: Delivery,
-        ticket: Ticket,
+        setup: Arc<Setup>,
+        taken: Taken,
         permit: OwnedSemaphorePermit,
     ) -> Sending {
         Sending {
             worker: Arc::clone(worker),
-            delivery: Some((delivery, ticket)),
-            started: Instant::now(),
-            attempts: 0,
+            setup,
+            delivery: Some((taken.delivery, taken.ticket)),
             _permit: permit,
         }
     }
 
     async fn run(mut self) {
-        if let Some((delivery, _)) = self.delivery.clone() {
-            let end = self.send(&delivery).await;
-            self.finish(end);
-        }
+        let attempt = self.attempt().await;
+        self.finish(attempt);
     }
 
-    async fn send(&mut self, delivery: &Delivery) -> End {
-        let webhook = Arc::clone(self.worker.inbox.webhook());
-        let Some(device) = self.worker.hub.device(delivery.write.device.as_str()) else {
-            return End::new(Outcome::Shutdown, Verdict::Unknown);
+    async fn attempt(&mut self) -> Attempt {
+        let Some((delivery, _)) = &mut self.delivery else {
+            return Attempt::new(Outcome::Shutdown, Verdict::Unknown);
         };
-        let scope = Arc::new(self.scope(delivery, device));
+        let Setup {
+            webhook,
+            client,
+            uses_pins,
+            highest_part,
+        } = &*self.setup;
+        delivery.tries.error = None;
+        let Some(scope) = self.worker.shared.hub.scope(delivery, *uses_pins) else {
+            return Attempt::new(Outcome::Removed, Verdict::Unknown);
+        };
+        let scope = Arc::new(scope);
         let parts = scope.value.blynk_parts().count();
-        if self.worker.highest_part.is_some_and(|n| n >= parts) {
-            self.worker.warn_of_placeholder(&scope);
+        if highest_part.is_some_and(|n| n >= parts) {
+            self.worker.warn_of_placeholder(webhook, &scope);
         }
-        let request = match webhook.request.render(&scope) {
+        let request = webhook.request.render(&scope, webhook.allow_hosts.as_ref());
+        let request = match request {
             Ok(request) => request,
             Err(error) => {
-                return End {
-                    error: Some(error.to_string()),
-                    ..End::new(Outcome::RenderError, Verdict::Unknown)
-                };
+                delivery.tries.error = Some(error.to_string());
+                return Attempt::new(Outcome::RenderError, Verdict::Unknown);
             }
         };
-        self.started = Instant::now();
-        self.attempts = 1;
-        let sent = self.worker.client.send(
-            request,
-            &scope.id,
-            webhook.timeouts,
-            webhook.response.max_size,
-        );
-        match sent.await {
-            Ok(received) => self.receive(received, &scope, delivery),
-            Err(error) => self.fail(&error),
+        delivery.tries.began.get_or_insert_with(Instant::now);
+        delivery.tries.made += 1;
+        match client.send(request, &scope.id, webhook).await {
+            Ok(received) => receive(webhook, received, &scope, delivery),
+            Err(error) => fail(webhook, &error, delivery),
         }
     }
 
-    fn scope(&self, delivery: &Delivery, device: Arc<Device>) -> Scope {
-        let Worker {
-            hub,
-            settings,
-            uses_pins,
-            ..
-        } = &*self.worker;
-        let Trigger::Pin(pin) = delivery.trigger;
-        Scope {
-            value: delivery.write.value.clone(),
-            pin,
-            pins: match *uses_pins {
-                true => hub.values(&device.name),
-                false => Default::default(),
-            },
-            device,
-            now: SystemTime::now(),
-            zone: settings.zone.clone(),
-            owner_email: settings.owner_email.clone(),
-            source: delivery.write.source,
-            id: delivery.id.to_string(),
-            response: None,
-        }
-    }
-
-    fn receive(&self, received: Received, scope: &Scope, delivery: &Delivery) -> End {
-        let status = received.status;
-        let end = |outcome, verdict| End {
-            status: Some(status),
-            bytes: received.body.len(),
-            ..End::new(outcome, verdict)
-        };
-        if !is_success(status) {
-            return End {
-                error: Some(format!("the service returned {}", status_text(status))),
-                ..end(Outcome::Failed, Verdict::Failure)
-            };
-        }
-        let rule = &self.worker.inbox.webhook().response;
-        let Trigger::Pin(trigger) = delivery.trigger;
-        // A redirect that is not followed has a page for browsers, not a value.
-        let has_value = !received.body.is_empty() && status != 302;
-        let Some(pin) = rule.target(trigger).filter(|_| has_value) else {
-            return end(Outcome::Ok, Verdict::Success);
-        };
-        match rule.value(scope, self.response(&received)) {
-            Ok(value) => End {
-                response: Some((pin, value)),
-                ..end(Outcome::Ok, Verdict::Success)
-            },
-            Err(error) => End {
-                error: Some(format!("response.value: {error}")),
-                ..end(Outcome::ResponseError, Verdict::Success)
-            },
-        }
-    }
-
-    /// The response as templates see it; without any, its body is all it needs.
-    fn response(&self, received: &Received) -> Response {
-        let headers = match self.worker.inbox.webhook().response.values {
-            Some(_) => received.headers(),
-            None => Headers::new(),
-        };
-        let body = String::from_utf8_lossy(&received.body).into_owned();
-        Response::new(received.status, headers, body)
-    }
-
-    fn fail(&self, error: &SendError) -> End {
-        let sentence = error.to_string();
-        match error {
-            SendError::TooLarge { status, .. } if is_success(*status) => End {
-                status: Some(*status),
-                error: Some(sentence),
-                ..End::new(Outcome::TooLarge, Verdict::Success)
-            },
-            SendError::TooLarge { status, .. } => End {
-                status: Some(*status),
-                error: Some(format!("the service returned {}", status_text(*status))),
-                ..End::new(Outcome::Failed, Verdict::Failure)
-            },
-            SendError::Build(_) => End {
-                error: Some(sentence),
-                ..End::new(Outcome::RenderError, Verdict::Unknown)
-            },
-            _ => End {
-                error: Some(sentence),
-                ..End::new(Outcome::Failed, Verdict::Failure)
-            },
-        }
-    }
-
-    fn finish(&mut self, end: End) {
-        let Some((delivery, ticket)) = self.delivery.take() else {
+    fn finish(&mut self, attempt: Attempt) {
+        let Some((mut delivery, ticket)) = self.delivery.take() else {
             return;
         };
-        let mask = &self.worker.settings.mask;
-        let error = end.error.map(|error| mask.apply(&error).into_owned());
-        let end = End { error, ..end };
-        let elapsed = match self.attempts {
-            0 => Duration::ZERO,
-            _ => self.started.elapsed(),
-        };
-        log(&self.worker.inbox, &delivery, &end, elapsed);
-        let finished = Finished {
-            delivery,
-            ticket,
-            outcome: end.outcome,
-            verdict: end.verdict,
-            response: end.response,
-            status: end.status,
-            elapsed,
-            bytes: end.bytes,
-            attempts: self.attempts,
-            error: end.error,
-        };
-        let Worker { hub, inbox, .. } = &*self.worker;
-        hub.deliver(inbox, finished, Instant::now());
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        self.finish(End::new(Outcome::Shutdown, Verdict::Unknown));
-    }
-}
-
-impl Worker {
-    /// A `/pin[n]/` that stays as it is written is Blynk's rule, and hardly ever
-    /// what somebody wants.
-    fn warn_of_placeholder(&self, scope: &Scope) {
-        let webhook = &self.inbox.webhook().name;
-        if self.inbox.is_first_warning() {
-            tracing::warn!(
-                %webhook,
-                device = %scope.device.name,
-                pin = %scope.pin,
-                "the value has only {} texts, so a /pin[n]/ stays as it is written",
-                scope.value.texts().count()
+        let Worker { shared, inbox } = &*self.worker;
+        if let Some(error) = &mut delivery.tries.error {
+            let mask = shared.mask.lock().expect("no panic under this lock");
+            *error = mask.apply(error).into_owned();
+        }
+        let wait = attempt
+            .retry
+            .map(|wait| wait.max(attempt.hold.unwrap_or_default()));
+        let retrying = wait.map(|wait| (wait, delivery.clone()));
+        let is_over = shared
+            .hub
+            .deliver(inbox, delivery, ticket, attempt, Instant::now());
+        if let Some((
+            wait,
+            Delivery {
+                device,
+                trigger,
+                tries,
+                ..
+            },
+        )) = retrying.filter(|_| !is_over)
+        {
+            let webhook = &self.setup.webhook.name;
+            let error = tries.error.unwrap_or_default();
+            let status = tries.status;
+            tracing::info!(
+                %webhook, %device, pin = %trigger, status,
+                "{error}; trying again in {:.1} s", wait.as_secs_f64()
             );
         }
     }
 }
 
-fn log(inbox: &Inbox, delivery: &Delivery, end: &End, elapsed: Duration) {
-    let webhook = &inbox.webhook().name;
-    let (device, pin) = (&delivery.write.device, delivery.write.pin);
-    let ms = elapsed.as_millis() as u64;
-    let (status, outcome) = (end.status, end.outcome);
-    match &end.error {
-        Some(error) => {
-            tracing::warn!(%webhook, %device, %pin, status, ms, %outcome, "{error}");
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.finish(Attempt::new(Outcome::Shutdown, Verdict::Unknown));
+    }
+}
+
+/// What the response means.
+fn receive(
+    webhook: &Webhook,
+    received: Received,
+    scope: &Scope,
+    delivery: &mut Delivery,
+) -> Attempt {
+    let status = received.status;
+    delivery.tries.status = Some(status);
+    let bytes = received.body.len();
+    let end = |outcome, verdict| Attempt {
+        bytes,
+        ..Attempt::new(outcome, verdict)
+    };
+    if !webhook.success.have(status) {
+        delivery.tries.error = Some(format!("the service returned {}", status_text(status)));
+        let hold = received
+            .retry_after()
+            .filter(|_| retry::is_temporary(status));
+        let failure = Failure::Status {
+            status,
+            has_retry_after: hold.is_some(),
+        };
+        return Attempt {
+            hold,
+            retry: another(webhook, failure, delivery),
+            ..end(Outcome::Failed, Verdict::Failure)
+        };
+    }
+    // A redirect that is not followed has a page for browsers, not a value.
+    let has_value = !received.body.is_empty() && !(300..400).contains(&status);
+    let target = webhook.response.target(&delivery.trigger);
+    let Some(pin) = target.filter(|_| has_value) else {
+        return end(Outcome::Ok, Verdict::Success);
+    };
+    match webhook.response.value(scope, response(webhook, &received)) {
+        Ok(value) => Attempt {
+            response: Some(Answer {
+                pin,
+                value,
+                keep: webhook.response.keep,
+            }),
+            ..end(Outcome::Ok, Verdict::Success)
+        },
+        Err(error) => {
+            delivery.tries.error = Some(format!("response.value: {error}"));
+            end(Outcome::ResponseError, Verdict::Success)
         }
-        None => tracing::debug!(%webhook, %device, %pin, status, ms, %outcome, "delivered"),
+    }
+}
+
+/// The response as templates see it; without any, its body is all it needs.
+fn response(webhook: &Webhook, received: &Received) -> Response {
+    let headers = match webhook.response.values {
+        Some(_) => received.headers(),
+        None => Headers::new(),
+    };
+    Response::new(received.status, headers, received.text())
+}
+
+/// What it means that there is no whole response.
+fn fail(webhook: &Webhook, error: &SendError, delivery: &mut Delivery) -> Attempt {
+    let status = error.status();
+    delivery.tries.status = status.or(delivery.tries.status);
+    delivery.tries.error = Some(error.to_string());
+    let (outcome, verdict) = match status {
+        Some(status) if error.is_too_large() && webhook.success.have(status) => {
+            (Outcome::TooLarge, Verdict::Success)
+        }
+        _ if error.is_refused() => (Outcome::RenderError, Verdict::Unknown),
+        _ => (Outcome::Failed, Verdict::Failure),
+    };
+    if let Some(status) = status.filter(|status| !webhook.success.have(*status)) {
+        delivery.tries.error = Some(format!("the service returned {}", status_text(status)));
+    }
+    let retry = match verdict {
+        Verdict::Failure => another(webhook, error.failure(), delivery),
+        _ => None,
+    };
+    Attempt {
+        retry,
+        ..Attempt::new(outcome, verdict)
+    }
+}
+
+/// How long to wait before another attempt, if there may be one.
+fn another(webhook: &Webhook, failure: Failure, delivery: &Delivery) -> Option<Duration> {
+    let method = webhook.request.method;
+    let made = delivery.tries.made;
+    webhook.retry.wait(method, failure, made, rand::random())
+}
+
+impl Worker {
+    /// A `/pin[n]/` that stays as it is written is Blynk's rule, and hardly ever
+    /// what somebody wants.
+    fn warn_of_placeholder(&self, webhook: &Webhook, scope: &Scope) {
+        if self.inbox.is_first_warning() {
+            tracing::warn!(
+                webhook = %webhook.name,
+                device = %scope.device.name,
+                pin = %scope.trigger,
+                "the value has only {} texts, so a /pin[n]/ stays as it is written",
+                scope.value.texts().count()
+            );
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::model::gate;
-use crate::model::webhook::{DeliveryId, Trigger};
+use crate::model::webhook::Delivery;
 use crate::model::{Device, DeviceName, Outcome, Pin, PinValue, WebhookName};
 
 /// Something for a device.
@@ -34,10 +34,23 @@ pub struct Changes {
     pub status: Vec<(DeviceName, bool)>,
     /// Webhooks whose state changed.
     pub webhooks: Vec<WebhookState>,
+    /// What left the configuration; to be told before all else.
+    pub gone: Vec<Gone>,
     /// Deliveries that ended, oldest first.
     pub reports: Vec<Report>,
     /// Deliveries that ended and are not among them, because too many did.
     pub missed: u64,
+}
+
+/// Something that left the configuration.
+#[derive(Debug)]
+pub enum Gone {
+    /// A device, with its pins that had a value, or only what they were called.
+    Pins(Arc<Device>, Vec<Pin>),
+    /// A device itself.
+    Device(DeviceName),
+    /// A webhook.
+    Webhook(WebhookName),
 }
 
 /// The state of a webhook as people see it (product.md §3.2, `bridge/webhooks/NAME`).
@@ -60,24 +73,14 @@ pub struct WebhookState {
 /// One delivery that ended (product.md §3.2, `webhook/NAME`).
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// Its id.
-    pub id: DeliveryId,
     /// Of which webhook.
     pub webhook: WebhookName,
-    /// Whose write triggered it.
-    pub device: DeviceName,
-    /// What triggered it.
-    pub trigger: Trigger,
+    /// The delivery, with what was tried and what went wrong.
+    pub delivery: Delivery,
     /// How it ended.
     pub outcome: Outcome,
-    /// The HTTP status, if there was one.
-    pub status: Option<u16>,
     /// From the first attempt's start to the end; zero if there was none.
     pub elapsed: Duration,
     /// Bytes of body that were read.
     pub bytes: usize,
-    /// HTTP requests that were made.
-    pub attempts: u32,
-    /// What went wrong, in a sentence for the maker.
-    pub error: Option<String>,
 }

@@ -3,15 +3,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
 use super::event::WebhookState;
-use crate::model::gate::{Admit, Gate, State as GateState, Ticket, Transition, Verdict};
-use crate::model::pending::Pending;
+use crate::model::gate::{Admit, Entry, Gate, State as GateState, Ticket, Transition, Verdict};
+use crate::model::pending::{Excess, Pending, Waiting};
 use crate::model::webhook::{Delivery, Tally};
-use crate::model::{Outcome, Webhook};
+use crate::model::{Outcome, Pin, PinValue, Webhook};
 
 /// The inbox of one webhook.
 ///
@@ -19,7 +19,6 @@ use crate::model::{Outcome, Webhook};
 /// moment at which the lock is free.
 #[derive(Debug)]
 pub struct Inbox {
-    webhook: Arc<Webhook>,
     state: Mutex<State>,
     bell: Notify,
     has_warned: AtomicBool,
@@ -27,6 +26,7 @@ pub struct Inbox {
 
 #[derive(Debug)]
 struct State {
+    webhook: Arc<Webhook>,
     pending: Pending,
     gate: Gate,
     in_flight: usize,
@@ -34,16 +34,70 @@ struct State {
     outcomes: Tally,
     last_status: Option<u16>,
     since: SystemTime,
-    is_closed: bool,
+    /// Takes nothing in any more; what comes ends so.
+    closed: Option<Outcome>,
 }
 
-/// What a finished delivery changed.
+/// A delivery that may go.
+#[derive(Debug)]
+pub struct Taken {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// To be brought back with how it ended.
+    pub ticket: Ticket,
+    /// The webhook as it is configured now.
+    pub webhook: Arc<Webhook>,
+}
+
+/// How an attempt of a delivery ended.
+#[derive(Debug)]
+pub struct Attempt {
+    /// How the delivery ends, if there is no other attempt.
+    pub outcome: Outcome,
+    /// What it says about the third party.
+    pub verdict: Verdict,
+    /// What goes back to the device.
+    pub response: Option<Answer>,
+    /// Bytes of body that were read.
+    pub bytes: usize,
+    /// How long to wait before another attempt; `None`: there is none.
+    pub retry: Option<Duration>,
+    /// How long the third party asked to be left alone.
+    pub hold: Option<Duration>,
+}
+
+/// What a response writes to the device.
+#[derive(Debug)]
+pub struct Answer {
+    /// To which pin.
+    pub pin: Pin,
+    /// What.
+    pub value: PinValue,
+    /// Whether it is stored as the pin's value, too.
+    pub keep: bool,
+}
+
+impl Attempt {
+    /// One that ended without a response.
+    pub fn new(outcome: Outcome, verdict: Verdict) -> Attempt {
+        Attempt {
+            outcome,
+            verdict,
+            response: None,
+            bytes: 0,
+            retry: None,
+            hold: None,
+        }
+    }
+}
+
+/// What a change of the inbox brought with it.
 #[derive(Debug, Default)]
 pub struct Aftermath {
     /// The webhook stopped or resumed.
     pub transition: Option<Transition>,
-    /// Deliveries that waited, and ended with it as `stopped`.
-    pub ended: Vec<Delivery>,
+    /// Deliveries that ended by it, oldest first.
+    pub ended: Vec<(Delivery, Outcome)>,
     /// Whether anything that people see of the state is different now.
     pub is_news: bool,
 }
@@ -65,70 +119,55 @@ impl Inbox {
     /// An empty inbox of a webhook that is ready.
     pub fn new(webhook: Arc<Webhook>) -> Inbox {
         let state = State {
-            pending: Pending::default(),
+            pending: Pending::new(webhook.excess),
             gate: Gate::new(webhook.limits.clone()),
+            webhook,
             in_flight: 0,
             triggered: 0,
             outcomes: Tally::default(),
             last_status: None,
             since: SystemTime::now(),
-            is_closed: false,
+            closed: None,
         };
         Inbox {
-            webhook,
             state: Mutex::new(state),
             bell: Notify::new(),
             has_warned: AtomicBool::new(false),
         }
     }
 
-    /// Whose inbox it is.
-    pub fn webhook(&self) -> &Arc<Webhook> {
-        &self.webhook
+    /// Whose inbox it is, as it is configured now.
+    pub fn webhook(&self) -> Arc<Webhook> {
+        Arc::clone(&self.lock().webhook)
     }
 
-    /// Puts a triggered write in. What ends by that is returned: the write
-    /// itself at a stopped webhook, or an older one that it supersedes.
-    pub fn push(&self, delivery: Delivery, now: Instant) -> Option<(Delivery, Outcome)> {
-        let mut state = self.lock();
-        state.triggered += 1;
-        let ended = if state.is_closed {
-            Some((delivery, Outcome::Shutdown))
-        } else if !state.gate.lets_in(now) {
-            Some((delivery, Outcome::Stopped))
-        } else {
-            let older = state.pending.put(delivery);
-            older.map(|older| (older, Outcome::Superseded))
-        };
-        if let Some((_, outcome)) = &ended {
-            state.outcomes.add(*outcome);
-        }
-        drop(state);
+    /// Puts a triggered write in. It may end by that, and so may others.
+    pub fn push(&self, delivery: Delivery, now: Instant) -> Aftermath {
+        let (after, is_new) = self.lock().push(delivery, now);
         // Otherwise it took another one's place, or has none.
-        if ended.is_none() {
+        if is_new {
             self.bell.notify_one();
         }
-        ended
+        after
     }
 
-    /// Takes what may go at `now`, if something may. The newest value of the pin
-    /// is what goes.
-    pub fn take(&self, now: Instant) -> Option<(Delivery, Ticket)> {
-        self.lock().take(now, self.webhook.concurrency)
+    /// Counts a triggered write that ended before it got here.
+    pub fn count(&self, outcome: Outcome) {
+        let mut state = self.lock();
+        state.triggered += 1;
+        state.outcomes.add(outcome);
+    }
+
+    /// Takes what may go at `now`, if something may.
+    pub fn take(&self, now: Instant) -> Option<Taken> {
+        self.lock().take(now)
     }
 
     /// When to ask for something: now if it may be that something may go, later
     /// if all that waits is held until then, `None` if something else must
     /// happen first.
     pub fn ready_at(&self, now: Instant) -> Option<Instant> {
-        let mut state = self.lock();
-        if state.in_flight >= self.webhook.concurrency {
-            return None;
-        }
-        match state.pending.first(now) {
-            Some(_) => Some(now),
-            None => state.pending.next_due(),
-        }
+        self.lock().ready_at(now)
     }
 
     /// Waits until the inbox has changed. Cancel-safe.
@@ -136,38 +175,51 @@ impl Inbox {
         self.bell.notified().await;
     }
 
-    /// A delivery that was taken has ended.
+    /// An attempt of a delivery that was taken has ended. The delivery may go
+    /// back to its line; otherwise it is the first of those that ended.
     pub fn finish(
         &self,
-        delivery: &Delivery,
+        delivery: Delivery,
         ticket: Ticket,
-        end: &End,
+        attempt: &Attempt,
         now: Instant,
     ) -> Aftermath {
         let mut state = self.lock();
-        let before = (state.gate.state(), state.gate.failures(), state.last_status);
-        state.pending.finish(&delivery.write.device);
-        state.in_flight -= 1;
-        state.outcomes.add(end.outcome);
-        state.last_status = end.status.or(state.last_status);
-        let transition = state.gate.record(ticket, end.verdict, now);
-        let ended = match transition {
-            Some(Transition::Stopped { .. }) => state.end_all(Outcome::Stopped),
-            _ => Vec::new(),
-        };
-        if transition.is_some() {
-            state.since = SystemTime::now();
-        }
-        let after = (state.gate.state(), state.gate.failures(), state.last_status);
+        let after = state.finish(delivery, ticket, attempt, now);
         let may_go_on = !state.pending.is_empty();
         drop(state);
         if may_go_on {
             self.bell.notify_one();
         }
+        after
+    }
+
+    /// Takes another configuration of the webhook, and resumes it: what waits
+    /// and the clocks stay (product.md §9).
+    pub fn reconfigure(&self, webhook: Arc<Webhook>) -> Aftermath {
+        self.has_warned.store(false, Ordering::Relaxed);
+        let mut state = self.lock();
+        let before = state.seen();
+        let is_known = |device: &_| webhook.devices.contains(device);
+        let transition = state.gate.reconfigure(webhook.limits.clone(), is_known);
+        let wanted = |delivery: &Delivery| webhook.listens_to(delivery);
+        let ended = state.pending.reconfigure(webhook.excess, wanted);
+        let ended = ended.into_iter().map(|(waiting, outcome)| {
+            state.outcomes.add(outcome);
+            (waiting.delivery, outcome)
+        });
+        let ended = ended.collect();
+        state.webhook = webhook;
+        if transition.is_some() {
+            state.since = SystemTime::now();
+        }
+        let is_news = before != state.seen();
+        drop(state);
+        self.bell.notify_one();
         Aftermath {
             transition,
             ended,
-            is_news: before != after,
+            is_news,
         }
     }
 
@@ -181,11 +233,19 @@ impl Inbox {
         is_resumed
     }
 
-    /// Takes nothing in from here on; what waits ends as `shutdown`.
-    pub fn close(&self) -> Vec<Delivery> {
+    /// Takes nothing in from here on; what waits, and what comes, ends with `outcome`.
+    pub fn close(&self, outcome: Outcome) -> Vec<Delivery> {
         let mut state = self.lock();
-        state.is_closed = true;
-        state.end_all(Outcome::Shutdown)
+        state.closed = Some(outcome);
+        let ended = state.end_all(outcome);
+        drop(state);
+        self.bell.notify_one();
+        ended
+    }
+
+    /// Whether nothing can come out of it any more.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
     }
 
     /// The state as people see it.
@@ -202,7 +262,7 @@ impl Inbox {
             _ => None,
         };
         WebhookState {
-            webhook: self.webhook.name.clone(),
+            webhook: state.webhook.name.clone(),
             state: gate,
             failures: state.gate.failures(),
             last_status: state.last_status,
@@ -211,7 +271,7 @@ impl Inbox {
         }
     }
 
-    /// True once: for a warning that is said once for each webhook.
+    /// True once: for a warning that is said once for each configuration.
     pub fn is_first_warning(&self) -> bool {
         !self.has_warned.swap(true, Ordering::Relaxed)
     }
@@ -232,32 +292,133 @@ impl Inbox {
     }
 }
 
-/// How a delivery that was taken ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct End {
-    /// Its outcome.
-    pub outcome: Outcome,
-    /// What it says about the third party.
-    pub verdict: Verdict,
-    /// The HTTP status, if there was one.
-    pub status: Option<u16>,
-}
-
 impl State {
-    fn take(&mut self, now: Instant, concurrency: usize) -> Option<(Delivery, Ticket)> {
-        if self.in_flight >= concurrency {
+    /// What happens by it, and whether the delivery waits in a place of its own.
+    fn push(&mut self, delivery: Delivery, now: Instant) -> (Aftermath, bool) {
+        self.triggered += 1;
+        let drops = matches!(self.excess(), Excess::Drop(_));
+        let refused = match self.closed {
+            Some(outcome) => Some(outcome),
+            None => match self.gate.enter(&delivery.device, drops, now) {
+                Entry::Open => None,
+                Entry::TooSoon => Some(Outcome::Limited),
+                Entry::Stopped => Some(Outcome::Stopped),
+            },
+        };
+        let mut after = Aftermath::default();
+        if let Some(outcome) = refused {
+            self.outcomes.add(outcome);
+            after.ended.push((delivery, outcome));
+            return (after, false);
+        }
+        let Some((waiting, outcome)) = self.pending.put(delivery) else {
+            return (after, true);
+        };
+        self.end_waiting(waiting, outcome, now, &mut after);
+        (after, false)
+    }
+
+    fn excess(&self) -> Excess {
+        self.webhook.excess
+    }
+
+    fn take(&mut self, now: Instant) -> Option<Taken> {
+        if self.in_flight >= self.webhook.concurrency || self.gate.opens_at(now).is_some() {
             return None;
         }
         loop {
-            let device = self.pending.first(now)?;
-            match self.gate.admit(device, now) {
+            let (device, is_retry) = self.pending.first(now)?;
+            match self.gate.admit(device, is_retry, now) {
                 Admit::At(at) => self.pending.hold_first(at),
                 Admit::Now(ticket) => {
                     let delivery = self.pending.take_first()?;
                     self.in_flight += 1;
-                    return Some((delivery, ticket));
+                    return Some(Taken {
+                        delivery,
+                        ticket,
+                        webhook: Arc::clone(&self.webhook),
+                    });
                 }
             }
+        }
+    }
+
+    fn ready_at(&mut self, now: Instant) -> Option<Instant> {
+        if self.in_flight >= self.webhook.concurrency {
+            return None;
+        }
+        let at = match self.pending.first(now) {
+            Some(_) => now,
+            None => self.pending.next_due()?,
+        };
+        self.gate.opens_at(now).max(Some(at))
+    }
+
+    fn finish(
+        &mut self,
+        delivery: Delivery,
+        ticket: Ticket,
+        attempt: &Attempt,
+        now: Instant,
+    ) -> Aftermath {
+        let before = self.seen();
+        self.in_flight -= 1;
+        self.last_status = delivery.tries.status.or(self.last_status);
+        if let Some(hold) = attempt.hold {
+            self.gate.hold(&delivery.device, now + hold);
+        }
+        let mut after = Aftermath::default();
+        match attempt.retry {
+            Some(wait) if self.may_retry(&delivery, ticket) => {
+                if let Some((waiting, outcome)) =
+                    self.pending.put_back(delivery, ticket, now + wait)
+                {
+                    self.end_waiting(waiting, outcome, now, &mut after);
+                }
+            }
+            _ => {
+                self.pending.finish(&delivery.device);
+                self.outcomes.add(attempt.outcome);
+                after.ended.push((delivery, attempt.outcome));
+                self.record(ticket, attempt.verdict, now, &mut after);
+            }
+        }
+        after.is_news = before != self.seen();
+        after
+    }
+
+    fn may_retry(&self, delivery: &Delivery, ticket: Ticket) -> bool {
+        self.closed.is_none() && self.webhook.listens_to(delivery) && self.gate.may_retry(ticket)
+    }
+
+    /// Something that waited ends. If its attempts have failed, that counts.
+    fn end_waiting(
+        &mut self,
+        waiting: Waiting,
+        outcome: Outcome,
+        now: Instant,
+        after: &mut Aftermath,
+    ) {
+        let before = self.seen();
+        self.outcomes.add(outcome);
+        after.ended.push((waiting.delivery, outcome));
+        if let Some(ticket) = waiting.failed {
+            self.record(ticket, Verdict::Failure, now, after);
+            after.is_news |= before != self.seen();
+        }
+    }
+
+    /// What the gate makes of a verdict.
+    fn record(&mut self, ticket: Ticket, verdict: Verdict, now: Instant, after: &mut Aftermath) {
+        after.transition = self.gate.record(ticket, verdict, now);
+        if after.transition.is_some() {
+            self.since = SystemTime::now();
+        }
+        if let Some(Transition::Stopped { .. }) = after.transition {
+            let ended = self.end_all(Outcome::Stopped).into_iter();
+            after
+                .ended
+                .extend(ended.map(|delivery| (delivery, Outcome::Stopped)));
         }
     }
 
@@ -266,7 +427,12 @@ impl State {
         for _ in &ended {
             self.outcomes.add(outcome);
         }
-        ended
+        ended.into_iter().map(|waiting| waiting.delivery).collect()
+    }
+
+    /// What people see.
+    fn seen(&self) -> (GateState, u32, Option<u16>) {
+        (self.gate.state(), self.gate.failures(), self.last_status)
     }
 }
 

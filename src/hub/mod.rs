@@ -6,41 +6,59 @@
 
 mod event;
 pub mod inbox;
+mod reload;
+mod room;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use jiff::tz::TimeZone;
 use tokio::sync::Notify;
 
 use crate::model::bucket::Bucket;
 use crate::model::diag::Diag;
-use crate::model::gate::{Ticket, Transition, Verdict};
-use crate::model::webhook::{Delivery, DeliveryId, Trigger};
+use crate::model::gate::{Ticket, Transition};
+use crate::model::template::{RenderError, Scope};
+use crate::model::webhook::{Delivery, DeliveryId, Tries, Trigger};
 use crate::model::{
-    Device, DeviceName, Outcome, Pin, PinValue, Source, Webhook, WebhookName, Write,
+    Device, DeviceName, EventCode, Outcome, Pin, PinValue, Source, Webhook, WebhookName, Write,
 };
-pub use event::{Changes, Downlink, Report, WebhookState, What};
-use inbox::End;
-pub use inbox::{Counts, Inbox};
+pub use event::{Changes, Downlink, Gone, Report, WebhookState, What};
+use inbox::Aftermath;
+pub use inbox::{Answer, Attempt, Counts, Inbox, Taken};
+use room::fit;
+pub use room::{Misfit, Room};
 
 /// Reports that wait for the observer; beyond it the oldest is forgotten and
 /// counted, since nobody may hold the hub up by not looking.
 const MAX_REPORTS: usize = 4096;
 
-/// What the hub is told by the configuration.
+/// What the hub is told by the configuration at the start.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The devices.
-    pub devices: Vec<Arc<Device>>,
-    /// The webhooks.
-    pub webhooks: Vec<Arc<Webhook>>,
+    /// What may change with a reload.
+    pub routes: Routes,
     /// Writes a second of one device, with a burst of twice that; 0: no limit.
     pub writes_per_second: u32,
     /// Longest value, in bytes.
     pub value: usize,
     /// The first delivery's id; the following count up from it.
     pub first_id: u64,
+}
+
+/// Who triggers what: the part of the configuration that may change with a reload.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// The devices.
+    pub devices: Vec<Arc<Device>>,
+    /// The webhooks.
+    pub webhooks: Vec<Arc<Webhook>>,
+    /// The zone in which templates show the time.
+    pub zone: TimeZone,
+    /// The owner's address for the placeholder.
+    pub owner_email: Option<Arc<str>>,
 }
 
 /// Why a write was refused.
@@ -50,10 +68,10 @@ pub enum WriteError {
     #[error("there is no device `{0}`")]
     UnknownDevice(DeviceName),
     /// The value is too long.
-    #[error("value of {found} bytes for {pin}: at most {limit} are allowed (limits.value)")]
+    #[error("value of {found} bytes for {what}: at most {limit} are allowed (limits.value)")]
     TooLong {
-        /// For which pin.
-        pin: Pin,
+        /// For which pin or event.
+        what: String,
         /// Its bytes.
         found: usize,
         /// How many it may have.
@@ -65,31 +83,6 @@ pub enum WriteError {
     /// The daemon is stopping.
     #[error("pinhook is stopping")]
     Stopping,
-}
-
-/// How a delivery that was sent ended.
-#[derive(Debug)]
-pub struct Finished {
-    /// The delivery.
-    pub delivery: Delivery,
-    /// The gate's leave for it.
-    pub ticket: Ticket,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// What it says about the third party.
-    pub verdict: Verdict,
-    /// What goes back to the device.
-    pub response: Option<(Pin, PinValue)>,
-    /// The HTTP status, if there was one.
-    pub status: Option<u16>,
-    /// How long it took.
-    pub elapsed: std::time::Duration,
-    /// Bytes of body that were read.
-    pub bytes: usize,
-    /// HTTP requests that were made.
-    pub attempts: u32,
-    /// What went wrong, in a sentence.
-    pub error: Option<String>,
 }
 
 /// Where downlinks go. It is called while the hub is locked, so that a device
@@ -112,7 +105,10 @@ struct Inner {
 struct State {
     devices: HashMap<DeviceName, DeviceState>,
     webhooks: BTreeMap<WebhookName, Arc<Inbox>>,
+    zone: TimeZone,
+    owner_email: Option<Arc<str>>,
     next_id: u64,
+    next_connection: u64,
     is_stopping: bool,
     dirty: Dirty,
 }
@@ -120,10 +116,30 @@ struct State {
 struct DeviceState {
     device: Arc<Device>,
     values: BTreeMap<Pin, PinValue>,
-    webhooks: Vec<Arc<Inbox>>,
+    listeners: Vec<Listener>,
     bucket: Bucket,
     diag: Diag,
-    connections: usize,
+    connections: HashMap<u64, Arc<dyn Room>>,
+}
+
+/// A webhook that listens to a device.
+#[derive(Clone)]
+struct Listener {
+    webhook: Arc<Webhook>,
+    inbox: Arc<Inbox>,
+}
+
+impl DeviceState {
+    fn new(device: Arc<Device>, writes_per_second: u32) -> DeviceState {
+        DeviceState {
+            device,
+            values: BTreeMap::new(),
+            listeners: Vec::new(),
+            bucket: Bucket::new(writes_per_second),
+            diag: Diag::default(),
+            connections: HashMap::new(),
+        }
+    }
 }
 
 /// What the observer has not seen yet.
@@ -134,6 +150,7 @@ struct Dirty {
     writes: u64,
     status: HashSet<DeviceName>,
     webhooks: HashSet<WebhookName>,
+    gone: Vec<Gone>,
     reports: VecDeque<Report>,
     /// Reports that were forgotten.
     missed: u64,
@@ -143,47 +160,30 @@ impl Hub {
     /// A hub of these devices and webhooks. An observer finds all of them in
     /// its first [`Changes`].
     pub fn new(settings: Settings) -> Hub {
-        let inboxes: Vec<_> = settings
-            .webhooks
-            .into_iter()
-            .map(Inbox::new)
-            .map(Arc::new)
-            .collect();
-        let devices = settings.devices.into_iter().map(|device| {
-            let listens = |inbox: &&Arc<Inbox>| inbox.webhook().devices.contains(&device.name);
-            let state = DeviceState {
-                webhooks: inboxes.iter().filter(listens).cloned().collect(),
-                values: BTreeMap::new(),
-                bucket: Bucket::new(settings.writes_per_second),
-                diag: Diag::default(),
-                connections: 0,
-                device: Arc::clone(&device),
-            };
-            (device.name.clone(), state)
-        });
-        let devices: HashMap<_, _> = devices.collect();
-        let named = |inbox: Arc<Inbox>| (inbox.webhook().name.clone(), inbox);
-        let webhooks: BTreeMap<_, _> = inboxes.into_iter().map(named).collect();
-        let dirty = Dirty {
-            status: devices.keys().cloned().collect(),
-            webhooks: webhooks.keys().cloned().collect(),
-            ..Dirty::default()
-        };
-        let news = Notify::new();
-        news.notify_one();
-        Hub(Arc::new(Inner {
+        let Settings {
+            routes,
+            writes_per_second,
+            value,
+            first_id,
+        } = settings;
+        let hub = Hub(Arc::new(Inner {
             state: Mutex::new(State {
-                devices,
-                webhooks,
-                next_id: settings.first_id,
+                devices: HashMap::new(),
+                webhooks: BTreeMap::new(),
+                zone: routes.zone.clone(),
+                owner_email: None,
+                next_id: first_id,
+                next_connection: 0,
                 is_stopping: false,
-                dirty,
+                dirty: Dirty::default(),
             }),
-            news,
+            news: Notify::new(),
             sink: OnceLock::new(),
-            writes_per_second: settings.writes_per_second,
-            value: settings.value,
-        }))
+            writes_per_second,
+            value,
+        }));
+        hub.reconfigure(routes);
+        hub
     }
 
     /// Says where downlinks go; what happened before is lost. The first call counts.
@@ -207,52 +207,133 @@ impl Hub {
         let Some(device) = state.devices.get_mut(&write.device) else {
             return Err(WriteError::UnknownDevice(write.device));
         };
-        if let Err(error) = self.check(&write, device, now) {
+        if let Err(error) = self.check(&write.pin, &write.value, device, now) {
             return Err(self.refuse(device, error, now));
         }
-        let (pin, value) = (write.pin, write.value.clone());
+        let Write {
+            pin, value, source, ..
+        } = write;
         device.values.insert(pin, value.clone());
         state.dirty.written(&write.device, pin);
-        if write.source == Source::App {
-            self.send(&device.device, What::Value(pin, value));
+        if source == Source::App {
+            self.send(&device.device, What::Value(pin, value.clone()));
         }
-        let mut stopped = Vec::new();
-        for inbox in &device.webhooks {
-            let Some(trigger) = inbox.webhook().matching(pin) else {
-                continue;
-            };
-            let delivery = Delivery {
-                id: DeliveryId(state.next_id),
-                trigger: Trigger::Pin(trigger),
-                write: write.clone(),
-            };
-            state.next_id = state.next_id.wrapping_add(1);
-            if let Some((ended, outcome)) = inbox.push(delivery, now) {
-                if outcome == Outcome::Stopped {
-                    stopped.push(Arc::clone(inbox));
-                }
-                state.dirty.report(ended_unsent(inbox, ended, outcome));
-            }
-        }
-        for inbox in stopped {
-            let line = format!("{}: is stopped, {pin} was not sent", inbox.webhook().name);
-            self.diag_locked(device, &line, now);
-        }
+        self.trigger(
+            state,
+            &write.device,
+            |webhook| webhook.matching(pin),
+            &value,
+            source,
+            now,
+        );
         drop(guard);
         self.0.news.notify_one();
         Ok(())
     }
 
+    /// Takes an event of a device: triggers the webhooks that listen to its code.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); an event counts as a write.
+    pub fn event(
+        &self,
+        name: &DeviceName,
+        code: &EventCode,
+        value: &PinValue,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.is_stopping {
+            return Err(WriteError::Stopping);
+        }
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if let Err(error) = self.check(&format_args!("event {code}"), value, device, now) {
+            return Err(self.refuse(device, error, now));
+        }
+        let matching = |webhook: &Webhook| webhook.matching_event(code);
+        self.trigger(state, name, matching, value, Source::Hardware, now);
+        drop(guard);
+        self.0.news.notify_one();
+        Ok(())
+    }
+
+    /// Hands a value to every webhook of the device that it triggers.
+    fn trigger(
+        &self,
+        state: &mut State,
+        name: &DeviceName,
+        matching: impl Fn(&Webhook) -> Option<Trigger>,
+        value: &PinValue,
+        source: Source,
+        now: Instant,
+    ) {
+        let Some(device) = state.devices.get(name) else {
+            return;
+        };
+        let triggered = |listener: &Listener| {
+            let from = listener.webhook.from;
+            let trigger = matching(&listener.webhook)?;
+            from.is_none_or(|from| from == source)
+                .then(|| (listener.clone(), trigger))
+        };
+        let triggered: Vec<_> = device.listeners.iter().filter_map(triggered).collect();
+        for (Listener { webhook, inbox }, trigger) in triggered {
+            let mut delivery = Delivery {
+                id: DeliveryId(state.next_id),
+                device: name.clone(),
+                trigger,
+                value: value.clone(),
+                source,
+                tries: Tries::default(),
+            };
+            let after = match self.holds(state, &webhook, &delivery) {
+                Ok(false) => continue,
+                Ok(true) => inbox.push(delivery, now),
+                Err(error) => {
+                    inbox.count(Outcome::RenderError);
+                    delivery.tries.error = Some(format!("when: {error}"));
+                    Aftermath {
+                        ended: vec![(delivery, Outcome::RenderError)],
+                        ..Aftermath::default()
+                    }
+                }
+            };
+            state.next_id = state.next_id.wrapping_add(1);
+            self.tell(state, &webhook, &inbox, after, 0, now);
+        }
+    }
+
+    /// Whether `when` lets the delivery be.
+    fn holds(
+        &self,
+        state: &State,
+        webhook: &Webhook,
+        delivery: &Delivery,
+    ) -> Result<bool, RenderError> {
+        let Some(when) = &webhook.when else {
+            return Ok(true);
+        };
+        match state.scope(delivery, when.uses("pins")) {
+            Some(scope) => when.holds(&Arc::new(scope)),
+            None => Ok(false),
+        }
+    }
+
     fn check(
         &self,
-        write: &Write,
+        what: &dyn fmt::Display,
+        value: &PinValue,
         device: &mut DeviceState,
         now: Instant,
     ) -> Result<(), WriteError> {
-        let found = write.value.as_wire().len();
+        let found = value.as_wire().len();
         if found > self.0.value {
             return Err(WriteError::TooLong {
-                pin: write.pin,
+                what: what.to_string(),
                 found,
                 limit: self.0.value,
             });
@@ -347,24 +428,36 @@ impl Hub {
             .map(|device| Arc::clone(&device.device))
     }
 
-    /// Notes that a connection of `device` is there, until the attachment is dropped.
-    pub fn attach(&self, device: &DeviceName) -> Attachment {
-        self.count_connection(device, |connections| connections + 1);
+    /// Notes that a connection of `device` is there, until the attachment is
+    /// dropped. `room` is asked what fits it, while the hub is locked.
+    pub fn attach(&self, name: &DeviceName, room: Arc<dyn Room>) -> Attachment {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let id = state.next_connection;
+        state.next_connection += 1;
+        if let Some(device) = state.devices.get_mut(name) {
+            device.connections.insert(id, room);
+            if device.connections.len() == 1 {
+                state.dirty.status.insert(name.clone());
+            }
+        }
+        drop(guard);
+        self.0.news.notify_one();
         Attachment {
             hub: self.clone(),
-            device: device.clone(),
+            device: name.clone(),
+            id,
         }
     }
 
-    fn count_connection(&self, name: &DeviceName, count: impl Fn(usize) -> usize) {
+    fn detach(&self, name: &DeviceName, id: u64) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if let Some(device) = state.devices.get_mut(name) {
-            let was_connected = device.connections > 0;
-            device.connections = count(device.connections);
-            if was_connected != (device.connections > 0) {
-                state.dirty.status.insert(name.clone());
-            }
+        if let Some(device) = state.devices.get_mut(name)
+            && device.connections.remove(&id).is_some()
+            && device.connections.is_empty()
+        {
+            state.dirty.status.insert(name.clone());
         }
         drop(guard);
         self.0.news.notify_one();
@@ -401,61 +494,118 @@ impl Hub {
         is_holding
     }
 
-    /// Takes note of a delivery that was sent and has ended: writes the response
-    /// to the device, tells observers, and the device what went wrong. Never
-    /// triggers a webhook, so no two of them can feed each other.
-    pub fn deliver(&self, inbox: &Arc<Inbox>, finished: Finished, now: Instant) {
-        let end = End {
-            outcome: finished.outcome,
-            verdict: finished.verdict,
-            status: finished.status,
-        };
-        let after = inbox.finish(&finished.delivery, finished.ticket, &end, now);
-        let webhook = &inbox.webhook().name;
-        let device_name = finished.delivery.write.device.clone();
+    /// What the templates of `delivery` see; `None` if its device is gone. The
+    /// values of the device's other pins are there if `with_pins`.
+    pub fn scope(&self, delivery: &Delivery, with_pins: bool) -> Option<Scope> {
+        self.lock().scope(delivery, with_pins)
+    }
+
+    /// Takes note of an attempt that has ended: writes the response to the
+    /// device, tells observers, and the device what went wrong. Never triggers a
+    /// webhook, so no two of them can feed each other. What was tried stands in
+    /// the delivery.
+    ///
+    /// False if the delivery goes back to its line for another attempt.
+    pub fn deliver(
+        &self,
+        inbox: &Arc<Inbox>,
+        mut delivery: Delivery,
+        ticket: Ticket,
+        mut attempt: Attempt,
+        now: Instant,
+    ) -> bool {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if let Some(device) = state.devices.get_mut(&device_name) {
-            if let Some((pin, value)) = finished.response {
-                self.send(&device.device, What::Value(pin, value));
+        if let Some(device) = state.devices.get_mut(&delivery.device)
+            && let Some(answer) = attempt.response.take()
+        {
+            let rooms = device.connections.values();
+            if let Err(misfit) = fit(rooms, &device.device, answer.pin, &answer.value) {
+                attempt.outcome = Outcome::DoesNotFit;
+                delivery.tries.error = Some(misfit.to_string());
+            } else {
+                let value = answer.value.clone();
+                self.send(&device.device, What::Value(answer.pin, value));
             }
-            if let Some(error) = &finished.error {
-                self.diag_locked(device, &format!("{webhook}: {error}"), now);
+            if answer.keep {
+                self.keep(state, &delivery.device, answer, now);
             }
         }
-        let told = after.transition.map(|transition| match transition {
-            Transition::Stopped { again } => stopped_line(inbox, again),
-            Transition::Resumed => "works again, resumed".to_owned(),
-        });
-        if let Some(line) = &told {
-            self.tell_all(state, inbox.webhook(), line);
-        }
-        for waited in after.ended {
-            state
-                .dirty
-                .report(ended_unsent(inbox, waited, Outcome::Stopped));
-        }
-        if after.is_news {
-            state.dirty.webhooks.insert(webhook.clone());
-        }
-        state.dirty.report(Report {
-            id: finished.delivery.id,
-            webhook: webhook.clone(),
-            device: device_name,
-            trigger: finished.delivery.trigger,
-            outcome: finished.outcome,
-            status: finished.status,
-            elapsed: finished.elapsed,
-            bytes: finished.bytes,
-            attempts: finished.attempts,
-            error: finished.error,
-        });
+        let id = delivery.id;
+        let after = inbox.finish(delivery, ticket, &attempt, now);
+        let is_over = after.ended.first().is_some_and(|(ended, _)| ended.id == id);
+        self.tell(state, &inbox.webhook(), inbox, after, attempt.bytes, now);
         drop(guard);
         self.0.news.notify_one();
-        match (after.transition, told) {
-            (Some(Transition::Stopped { .. }), Some(line)) => tracing::warn!(%webhook, "{line}"),
-            (_, Some(line)) => tracing::info!(%webhook, "{line}"),
-            (_, None) => {}
+        is_over
+    }
+
+    /// Stores a response as the pin's value (product.md §5.5, `response.keep`).
+    fn keep(&self, state: &mut State, name: &DeviceName, answer: Answer, now: Instant) {
+        let Some(device) = state.devices.get_mut(name) else {
+            return;
+        };
+        let found = answer.value.as_wire().len();
+        if found > self.0.value {
+            let error = WriteError::TooLong {
+                what: answer.pin.to_string(),
+                found,
+                limit: self.0.value,
+            };
+            self.diag_locked(device, &format!("not kept: {error}"), now);
+            return;
+        }
+        device.values.insert(answer.pin, answer.value);
+        state.dirty.written(name, answer.pin);
+    }
+
+    /// Tells the device and observers what has become of deliveries and webhook.
+    fn tell(
+        &self,
+        state: &mut State,
+        webhook: &Arc<Webhook>,
+        inbox: &Inbox,
+        after: Aftermath,
+        bytes: usize,
+        now: Instant,
+    ) {
+        let mut bytes = Some(bytes);
+        // Who waited when the webhook stopped hears of that alone.
+        let has_stopped = after.transition.is_some();
+        for (delivery, outcome) in after.ended {
+            let line = diag_line(&delivery, outcome);
+            let line = line.filter(|_| outcome != Outcome::Stopped || !has_stopped);
+            if let Some(line) = line
+                && let Some(device) = state.devices.get_mut(&delivery.device)
+            {
+                self.diag_locked(device, &format!("{}: {line}", webhook.name), now);
+            }
+            let began = delivery.tries.began;
+            let elapsed = began.map_or(Duration::ZERO, |began| now - began);
+            log(&webhook.name, &delivery, outcome, elapsed);
+            state.dirty.report(Report {
+                webhook: webhook.name.clone(),
+                outcome,
+                elapsed,
+                // The first is the one whose attempt has ended.
+                bytes: bytes.take().unwrap_or(0),
+                delivery,
+            });
+        }
+        if after.is_news {
+            state.dirty.webhooks.insert(webhook.name.clone());
+        }
+        if let Some(transition) = after.transition {
+            let line = match transition {
+                Transition::Stopped { again } => stopped_line(inbox, again),
+                Transition::Resumed => "works again, resumed".to_owned(),
+            };
+            self.tell_all(state, webhook, &line);
+            let webhook = &webhook.name;
+            match transition {
+                Transition::Stopped { .. } => tracing::warn!(%webhook, "{line}"),
+                Transition::Resumed => tracing::info!(%webhook, "{line}"),
+            }
         }
     }
 
@@ -483,7 +633,7 @@ impl Hub {
         if !inbox.resume() {
             return Ok(false);
         }
-        let webhook = Arc::clone(inbox.webhook());
+        let webhook = inbox.webhook();
         self.tell_all(state, &webhook, "resumed");
         state.dirty.webhooks.insert(webhook.name.clone());
         drop(guard);
@@ -510,10 +660,10 @@ impl Hub {
         let state = &mut *guard;
         state.is_stopping = true;
         for inbox in state.webhooks.values() {
-            for waited in inbox.close() {
-                state
-                    .dirty
-                    .report(ended_unsent(inbox, waited, Outcome::Shutdown));
+            let webhook = inbox.webhook().name.clone();
+            for waited in inbox.close(Outcome::Shutdown) {
+                let report = unsent(&webhook, waited, Outcome::Shutdown);
+                state.dirty.report(report);
             }
         }
         drop(guard);
@@ -533,6 +683,7 @@ impl Hub {
         let mut changes = Changes {
             reports: state.dirty.reports.drain(..).collect(),
             missed: std::mem::take(&mut state.dirty.missed),
+            gone: std::mem::take(&mut state.dirty.gone),
             ..Changes::default()
         };
         let mut pins: Vec<_> = state.dirty.pins.drain().collect();
@@ -549,7 +700,8 @@ impl Hub {
         }
         for name in state.dirty.status.drain() {
             if let Some(device) = state.devices.get(&name) {
-                changes.status.push((name, device.connections > 0));
+                let is_connected = !device.connections.is_empty();
+                changes.status.push((name, is_connected));
             }
         }
         for name in state.dirty.webhooks.drain() {
@@ -576,12 +728,12 @@ impl Hub {
 pub struct Attachment {
     hub: Hub,
     device: DeviceName,
+    id: u64,
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.hub
-            .count_connection(&self.device, |connections| connections - 1);
+        self.hub.detach(&self.device, self.id);
     }
 }
 
@@ -600,19 +752,65 @@ impl Dirty {
     }
 }
 
-/// The report of a delivery that ended before it was sent.
-fn ended_unsent(inbox: &Inbox, delivery: Delivery, outcome: Outcome) -> Report {
+impl State {
+    fn scope(&self, delivery: &Delivery, with_pins: bool) -> Option<Scope> {
+        let device = self.devices.get(&delivery.device)?;
+        Some(Scope {
+            value: delivery.value.clone(),
+            trigger: delivery.trigger.clone(),
+            pins: match with_pins {
+                true => device.values.clone(),
+                false => BTreeMap::new(),
+            },
+            device: Arc::clone(&device.device),
+            now: SystemTime::now(),
+            zone: self.zone.clone(),
+            owner_email: self.owner_email.clone(),
+            source: delivery.source,
+            id: delivery.id.to_string(),
+            response: None,
+        })
+    }
+}
+
+/// The report of a delivery that ended without another attempt.
+fn unsent(webhook: &WebhookName, delivery: Delivery, outcome: Outcome) -> Report {
     Report {
-        id: delivery.id,
-        webhook: inbox.webhook().name.clone(),
-        device: delivery.write.device,
-        trigger: delivery.trigger,
+        webhook: webhook.clone(),
+        delivery,
         outcome,
-        status: None,
-        elapsed: std::time::Duration::ZERO,
+        elapsed: Duration::ZERO,
         bytes: 0,
-        attempts: 0,
-        error: None,
+    }
+}
+
+/// What the device is told of a delivery that ended so, if anything.
+fn diag_line(delivery: &Delivery, outcome: Outcome) -> Option<String> {
+    let trigger = &delivery.trigger;
+    match outcome {
+        // Everyday life, and what the owner has done.
+        Outcome::Ok
+        | Outcome::Limited
+        | Outcome::Superseded
+        | Outcome::Removed
+        | Outcome::Shutdown => None,
+        Outcome::Stopped => Some(format!("is stopped, {trigger} was not sent")),
+        Outcome::QueueFull => Some(format!(
+            "too many wait, the oldest write of {trigger} was given up (queue)"
+        )),
+        _ => delivery.tries.error.clone(),
+    }
+}
+
+fn log(webhook: &WebhookName, delivery: &Delivery, outcome: Outcome, elapsed: Duration) {
+    let (device, pin) = (&delivery.device, &delivery.trigger);
+    let ms = elapsed.as_millis() as u64;
+    let status = delivery.tries.status;
+    match &delivery.tries.error {
+        Some(error) => {
+            tracing::warn!(%webhook, %device, %pin, status, ms, %outcome, "{error}");
+        }
+        None => tracing::debug!(%webhook, %device, %pin, status, ms, %outcome, "ended"),
     }
 }
 

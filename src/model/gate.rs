@@ -2,7 +2,8 @@
 //! machine that is told the time.
 //!
 //! The gate has three states (glossary: ready, limited, stopped). *Limited* is
-//! a matter of one device: its last request is less than `every` ago.
+//! a matter of one device: its last request is less than `every` ago, or the
+//! third party asked for a pause; with [`Per::Webhook`] of all devices together.
 //! *Stopped* is a matter of the webhook: `stop_after` deliveries failed in a row.
 
 use std::collections::HashMap;
@@ -16,12 +17,34 @@ const LONGEST_PROBE: Duration = Duration::from_secs(3600);
 /// The limits of one webhook that the gate holds (product.md §5.4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Least time between two requests for one device; zero turns it off.
+    /// Least time between two requests; zero turns it off.
     pub every: Duration,
+    /// What that time counts for.
+    pub per: Per,
     /// Failed deliveries in a row that stop the webhook; 0: never.
     pub stop_after: u32,
     /// How long after a stop one write is let through; `None`: not at all.
     pub probe: Option<Duration>,
+}
+
+/// What the time between two requests counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    /// Each device.
+    Device,
+    /// All devices of the webhook together.
+    Webhook,
+}
+
+/// What the gate says to a write that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// It may wait for its turn.
+    Open,
+    /// It came too soon, and is one that may not wait.
+    TooSoon,
+    /// The webhook is stopped.
+    Stopped,
 }
 
 /// What the gate says to a write that wants to be sent.
@@ -77,22 +100,51 @@ pub enum State {
 
 /// Rate, failures and stop of one webhook.
 ///
-/// **Invariant:** for one device, [`Admit::Now`] is never given twice within `every`.
+/// **Invariant:** for one device, or with [`Per::Webhook`] for all together,
+/// [`Admit::Now`] is never given twice within `every`, nor before the end of a
+/// [`hold`](Gate::hold).
 #[derive(Debug)]
 pub struct Gate {
     limits: Limits,
-    last: HashMap<DeviceName, Instant>,
+    clocks: HashMap<DeviceName, Clock>,
+    /// For all devices together.
+    clock: Clock,
     failures: u32,
     stop: Option<Stop>,
     /// Rises at every stop, probe and resume: tickets of an older era are void.
     era: u64,
 }
 
+/// What the rate counts from.
+#[derive(Debug, Default)]
+struct Clock {
+    /// The last request.
+    sent: Option<Instant>,
+    /// The last write that was let in while others that come too soon are not,
+    /// or further attempt: a write that comes on time must not be too late only
+    /// because the one before it was sent a moment after it came.
+    came: Option<Instant>,
+    /// The third party asked to be left alone until then.
+    held_until: Option<Instant>,
+}
+
+impl Clock {
+    /// When the next request may go.
+    fn next(&self, every: Duration) -> Option<Instant> {
+        self.sent.map(|sent| sent + every).max(self.held_until)
+    }
+
+    /// When the next write is not too soon.
+    fn next_entry(&self, every: Duration) -> Option<Instant> {
+        self.came.map(|came| came + every).max(self.held_until)
+    }
+}
+
 #[derive(Debug)]
 struct Stop {
     next_probe: Option<Instant>,
     wait: Duration,
-    probing: bool,
+    is_probing: bool,
 }
 
 impl Gate {
@@ -100,46 +152,103 @@ impl Gate {
     pub fn new(limits: Limits) -> Gate {
         Gate {
             limits,
-            last: HashMap::new(),
+            clocks: HashMap::new(),
+            clock: Clock::default(),
             failures: 0,
             stop: None,
             era: 0,
         }
     }
 
-    /// Whether a write that arrives at `now` may wait for its turn. While the
-    /// webhook is stopped it may not, except for one when a probe is due.
-    pub fn lets_in(&mut self, now: Instant) -> bool {
-        let Some(stop) = &mut self.stop else {
-            return true;
-        };
-        let due = stop.next_probe.is_some_and(|at| now >= at);
-        if !due || stop.probing {
-            return false;
+    /// Takes new limits, and resumes (product.md §9). The clocks run on; those of
+    /// devices that `is_known` does not know are forgotten.
+    pub fn reconfigure(
+        &mut self,
+        limits: Limits,
+        is_known: impl Fn(&DeviceName) -> bool,
+    ) -> Option<Transition> {
+        self.limits = limits;
+        self.clocks.retain(|device, _| is_known(device));
+        self.resume()
+    }
+
+    /// Whether a write of `device` that arrives at `now` may wait for its turn.
+    /// While the webhook is stopped it may not, except for one when a probe is
+    /// due. With `drops` it may not either if it comes too soon.
+    pub fn enter(&mut self, device: &DeviceName, drops: bool, now: Instant) -> Entry {
+        if let Some(stop) = &self.stop {
+            let is_due = stop.next_probe.is_some_and(|at| now >= at);
+            if !is_due || stop.is_probing {
+                return Entry::Stopped;
+            }
         }
-        stop.probing = true;
-        self.era += 1;
-        true
+        if drops && !self.limits.every.is_zero() {
+            let every = self.limits.every;
+            let clock = match self.limits.per {
+                Per::Device => self.clocks.entry(device.clone()).or_default(),
+                Per::Webhook => &mut self.clock,
+            };
+            if clock.next_entry(every).is_some_and(|at| now < at) {
+                return Entry::TooSoon;
+            }
+            clock.came = Some(now);
+        }
+        if let Some(stop) = &mut self.stop {
+            stop.is_probing = true;
+            self.era += 1;
+        }
+        Entry::Open
+    }
+
+    /// When a request of any device at all may go, if that is later than `now`.
+    pub fn opens_at(&self, now: Instant) -> Option<Instant> {
+        let at = match self.limits.per {
+            Per::Device => self.clock.held_until,
+            Per::Webhook => self.clock.next(self.limits.every),
+        };
+        at.filter(|at| now < *at)
     }
 
     /// Asks leave for a request of `device`. Every attempt asks, and every
     /// [`Admit::Now`] counts against the rate.
-    pub fn admit(&mut self, device: &DeviceName, now: Instant) -> Admit {
-        let ticket = Ticket { era: self.era };
-        if self.limits.every.is_zero() {
-            return Admit::Now(ticket);
+    pub fn admit(&mut self, device: &DeviceName, is_retry: bool, now: Instant) -> Admit {
+        if let Some(at) = self.opens_at(now) {
+            return Admit::At(at);
         }
-        match self.last.get_mut(device) {
-            Some(last) if now < *last + self.limits.every => Admit::At(*last + self.limits.every),
-            Some(last) => {
-                *last = now;
-                Admit::Now(ticket)
-            }
-            None => {
-                self.last.insert(device.clone(), now);
-                Admit::Now(ticket)
+        if !self.clocks.contains_key(device) {
+            self.clocks.insert(device.clone(), Clock::default());
+        }
+        let clock = self.clocks.get_mut(device).expect("it is there now");
+        let at = match self.limits.per {
+            Per::Device => clock.next(self.limits.every),
+            Per::Webhook => clock.held_until,
+        };
+        if let Some(at) = at.filter(|at| now < *at) {
+            return Admit::At(at);
+        }
+        for clock in [clock, &mut self.clock] {
+            clock.sent = Some(now);
+            if is_retry {
+                clock.came = Some(now);
             }
         }
+        Admit::Now(Ticket { era: self.era })
+    }
+
+    /// Keeps the line of `device` back until `until`, or with [`Per::Webhook`]
+    /// all: the third party asked for it.
+    pub fn hold(&mut self, device: &DeviceName, until: Instant) {
+        let clock = match self.limits.per {
+            Per::Device => self.clocks.entry(device.clone()).or_default(),
+            Per::Webhook => &mut self.clock,
+        };
+        clock.held_until = clock.held_until.max(Some(until));
+    }
+
+    /// Whether a delivery with this ticket may have another attempt: the webhook
+    /// is not stopped, or the delivery is its probe.
+    pub fn may_retry(&self, ticket: Ticket) -> bool {
+        self.stop.is_none() || ticket.era == self.era
     }
 
     /// Learns how a delivery ended.
@@ -162,7 +271,7 @@ impl Gate {
                 self.stop = Some(Stop {
                     next_probe: self.limits.probe.map(|wait| now + wait),
                     wait: self.limits.probe.unwrap_or_default(),
-                    probing: false,
+                    is_probing: false,
                 });
                 Some(Transition::Stopped { again: false })
             }
@@ -171,14 +280,14 @@ impl Gate {
                 self.era += 1;
                 stop.wait = (stop.wait * 2).min(LONGEST_PROBE.max(stop.wait));
                 stop.next_probe = Some(now + stop.wait);
-                stop.probing = false;
+                stop.is_probing = false;
                 Some(Transition::Stopped { again: true })
             }
             (Verdict::Unknown, None) => None,
             // The probe was spent on a request that could not be made: the next
             // write is the probe.
             (Verdict::Unknown, Some(stop)) => {
-                stop.probing = false;
+                stop.is_probing = false;
                 None
             }
         }

@@ -12,12 +12,16 @@ pub mod mask;
 pub mod name;
 pub mod pending;
 pub mod pin;
+pub mod request;
+pub mod response;
+pub mod retry;
 pub mod template;
+pub mod transport;
 pub mod webhook;
 pub mod write;
 
 pub use device::{Device, Token};
-pub use name::{DeviceName, UserName, WebhookName};
+pub use name::{DeviceName, EventCode, UserName, WebhookName};
 pub use pin::{Pin, PinKind, PinValue};
 pub use webhook::{Outcome, Webhook};
 pub use write::{Source, Write};

@@ -1,4 +1,4 @@
-//! Names of devices, users and webhooks: one rule, three types, so that one
+//! Names of devices, users, webhooks and events: one rule, a type each, so that one
 //! cannot be passed for another.
 
 use std::borrow::Borrow;
@@ -75,6 +75,10 @@ name!(
 name!(
     /// The name of a webhook.
     WebhookName
+);
+name!(
+    /// The code of an event, as a device says it.
+    EventCode
 );
 
 #[cfg(test)]

@@ -1,22 +1,55 @@
-//! Writes that wait for their request: per device, the newest of each pin.
+//! Writes that wait for their request, in a line for each device.
 //!
-//! Knows who waits and in which order, not when someone may go: that is the
-//! [gate](super::gate)'s to say. It does not bound itself by count, because
-//! what it holds is bounded by devices × pins: a newer write takes the place
-//! of an older one.
+//! Knows who waits, in which order, and what must make room; not when someone
+//! may go: that is the [gate](super::gate)'s to say. It is bounded: under
+//! [`Excess::Latest`] by devices × pins and events, else by the length of a line.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use super::DeviceName;
-use super::webhook::Delivery;
+use super::gate::Ticket;
+use super::webhook::{Delivery, Outcome};
+
+/// What becomes of a write that must wait (product.md §5.4, `excess`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// The newest of each device and pin or event waits.
+    Latest,
+    /// All wait, so many of a device; then the oldest makes room.
+    Queue(usize),
+    /// What comes too soon does not wait; what waits for a request in flight
+    /// does, as under `Queue`.
+    Drop(usize),
+}
+
+impl Excess {
+    fn longest_line(self) -> usize {
+        match self {
+            Excess::Latest => usize::MAX,
+            Excess::Queue(length) | Excess::Drop(length) => length,
+        }
+    }
+}
+
+/// A delivery that waits.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// If it waits for another attempt: the gate's leave for the last, which failed.
+    pub failed: Option<Ticket>,
+    place: u64,
+    not_before: Option<Instant>,
+}
 
 /// Deliveries of one webhook that wait, in lines by device.
 ///
 /// **Invariant:** a device with something waiting and nothing in flight is in
-/// exactly one of `ready` and `later`; any other device is in neither.
-#[derive(Debug, Default)]
+/// exactly one of `ready` and `later`, by its line's `slot`; any other is in neither.
+#[derive(Debug)]
 pub struct Pending {
+    excess: Excess,
     lines: HashMap<DeviceName, Line>,
     /// Devices that may go, by the place of their first delivery.
     ready: BTreeMap<u64, DeviceName>,
@@ -29,89 +62,203 @@ pub struct Pending {
 #[derive(Debug, Default)]
 struct Line {
     /// In the order of their places.
-    waiting: VecDeque<(u64, Delivery)>,
-    in_flight: bool,
+    waiting: VecDeque<Waiting>,
+    /// The place of the delivery that is in flight.
+    in_flight: Option<u64>,
+    slot: Slot,
+}
+
+/// Where a line is to be found.
+#[derive(Debug, Default, Clone, Copy)]
+enum Slot {
+    #[default]
+    Nowhere,
+    Ready(u64),
+    Later(Instant, u64),
 }
 
 impl Pending {
-    /// Adds a delivery. One of the same device and trigger that waits already
-    /// gives up its place to it and is returned: it is superseded.
-    pub fn put(&mut self, delivery: Delivery) -> Option<Delivery> {
-        let device = delivery.write.device.clone();
-        let line = self.lines.entry(device.clone()).or_default();
-        let same = |(_, waiting): &&mut (u64, Delivery)| waiting.trigger == delivery.trigger;
-        if let Some((_, older)) = line.waiting.iter_mut().find(same) {
-            return Some(std::mem::replace(older, delivery));
+    /// Nothing waits yet.
+    pub fn new(excess: Excess) -> Pending {
+        Pending {
+            excess,
+            lines: HashMap::new(),
+            ready: BTreeMap::new(),
+            later: BTreeMap::new(),
+            next_place: 0,
+            waiting: 0,
         }
+    }
+
+    /// Adds a delivery. What makes room for it is returned: an older one of the
+    /// same device and trigger, whose place it takes, or the oldest of a full line.
+    pub fn put(&mut self, delivery: Delivery) -> Option<(Waiting, Outcome)> {
         let place = self.next_place;
         self.next_place += 1;
+        let device = delivery.device.clone();
+        let line = self.lines.entry(device.clone()).or_default();
+        let mut new = Waiting {
+            delivery,
+            failed: None,
+            place,
+            not_before: None,
+        };
+        if self.excess == Excess::Latest
+            && let Some(older) = line.find(&new.delivery)
+        {
+            new.place = older.place;
+            let older = std::mem::replace(older, new);
+            // If it was held for its own sake, the newer is not.
+            if older.not_before.is_some() {
+                self.reschedule(&device);
+            }
+            return Some((older, Outcome::Superseded));
+        }
+        line.waiting.push_back(new);
+        if line.waiting.len() > self.excess.longest_line() {
+            let oldest = line.waiting.pop_front();
+            self.reschedule(&device);
+            return oldest.map(|oldest| (oldest, Outcome::QueueFull));
+        }
         self.waiting += 1;
-        line.waiting.push_back((place, delivery));
-        if line.waiting.len() == 1 && !line.in_flight {
-            self.ready.insert(place, device);
+        if line.waiting.len() == 1 {
+            self.reschedule(&device);
         }
         None
     }
 
-    /// The device that has waited longest among those that may go at `now`.
-    pub fn first(&mut self, now: Instant) -> Option<&DeviceName> {
+    /// Puts a delivery that was in flight back to the head of its line, to go
+    /// again at `at`. If there is no room for it, it is returned.
+    pub fn put_back(
+        &mut self,
+        delivery: Delivery,
+        failed: Ticket,
+        at: Instant,
+    ) -> Option<(Waiting, Outcome)> {
+        let device = delivery.device.clone();
+        let line = self.lines.entry(device.clone()).or_default();
+        let back = Waiting {
+            delivery,
+            failed: Some(failed),
+            place: line.in_flight.take().unwrap_or_default(),
+            not_before: Some(at),
+        };
+        let refused = if line.waiting.len() >= self.excess.longest_line() {
+            Some((back, Outcome::QueueFull))
+        } else if self.excess == Excess::Latest && line.find(&back.delivery).is_some() {
+            Some((back, Outcome::Superseded))
+        } else {
+            line.waiting.push_front(back);
+            self.waiting += 1;
+            None
+        };
+        self.reschedule(&device);
+        refused
+    }
+
+    /// The device that has waited longest among those that may go at `now`, and
+    /// whether its delivery had an attempt already.
+    pub fn first(&mut self, now: Instant) -> Option<(&DeviceName, bool)> {
         while let Some(entry) = self.later.first_entry() {
             let (until, place) = *entry.key();
             if until > now {
                 break;
             }
-            self.ready.insert(place, entry.remove());
+            let device = entry.remove();
+            if let Some(line) = self.lines.get_mut(&device) {
+                line.slot = Slot::Ready(place);
+            }
+            self.ready.insert(place, device);
         }
-        self.ready.values().next()
+        let device = self.ready.values().next()?;
+        let head = self.lines.get(device)?.waiting.front()?;
+        Some((device, head.failed.is_some()))
     }
 
     /// Keeps the [`first`](Self::first) device back until `until`.
     pub fn hold_first(&mut self, until: Instant) {
-        if let Some((place, device)) = self.ready.pop_first() {
-            self.later.insert((until, place), device);
+        let Some((place, device)) = self.ready.pop_first() else {
+            return;
+        };
+        if let Some(line) = self.lines.get_mut(&device) {
+            line.slot = Slot::Later(until, place);
         }
+        self.later.insert((until, place), device);
     }
 
     /// Takes the first delivery of the [`first`](Self::first) device, which is
-    /// then in flight until [`finish`](Self::finish).
+    /// then in flight until [`finish`](Self::finish) or [`put_back`](Self::put_back).
     pub fn take_first(&mut self) -> Option<Delivery> {
         let (_, device) = self.ready.pop_first()?;
         let line = self.lines.get_mut(&device)?;
-        let (_, delivery) = line.waiting.pop_front()?;
-        line.in_flight = true;
+        let first = line.waiting.pop_front()?;
+        line.slot = Slot::Nowhere;
+        line.in_flight = Some(first.place);
         self.waiting -= 1;
-        Some(delivery)
+        Some(first.delivery)
     }
 
     /// The request of `device` is over.
     pub fn finish(&mut self, device: &DeviceName) {
-        let Some(line) = self.lines.get_mut(device) else {
-            return;
-        };
-        line.in_flight = false;
-        match line.waiting.front() {
-            Some((place, _)) => {
-                self.ready.insert(*place, device.clone());
-            }
-            None => {
-                self.lines.remove(device);
-            }
+        if let Some(line) = self.lines.get_mut(device) {
+            line.in_flight = None;
+            self.reschedule(device);
         }
     }
 
+    /// Takes another rule. What it does not allow to wait is returned, and so is
+    /// what `is_wanted` does not want any more.
+    pub fn reconfigure(
+        &mut self,
+        excess: Excess,
+        is_wanted: impl Fn(&Delivery) -> bool,
+    ) -> Vec<(Waiting, Outcome)> {
+        self.excess = excess;
+        let mut ended = Vec::new();
+        let devices: Vec<DeviceName> = self.lines.keys().cloned().collect();
+        for device in devices {
+            let Some(line) = self.lines.get_mut(&device) else {
+                continue;
+            };
+            let before = line.waiting.len();
+            let mut kept: VecDeque<Waiting> = VecDeque::new();
+            // From the newest to the oldest, so that the newest stay.
+            for waiting in std::mem::take(&mut line.waiting).into_iter().rev() {
+                let is_same = |newer: &Waiting| newer.delivery.trigger == waiting.delivery.trigger;
+                if !is_wanted(&waiting.delivery) {
+                    ended.push((waiting, Outcome::Removed));
+                } else if excess == Excess::Latest && kept.iter().any(is_same) {
+                    ended.push((waiting, Outcome::Superseded));
+                } else if kept.len() >= excess.longest_line() {
+                    ended.push((waiting, Outcome::QueueFull));
+                } else {
+                    kept.push_front(waiting);
+                }
+            }
+            self.waiting -= before - kept.len();
+            line.waiting = kept;
+            self.reschedule(&device);
+        }
+        ended.sort_by_key(|(waiting, _)| waiting.place);
+        ended
+    }
+
     /// Takes everything that waits, oldest first. What is in flight stays so.
-    pub fn drain(&mut self) -> Vec<Delivery> {
+    pub fn drain(&mut self) -> Vec<Waiting> {
         let mut all: Vec<_> = self
             .lines
             .values_mut()
             .flat_map(|line| line.waiting.drain(..))
             .collect();
-        all.sort_by_key(|(place, _)| *place);
-        self.lines.retain(|_, line| line.in_flight);
+        all.sort_by_key(|waiting| waiting.place);
+        self.lines.retain(|_, line| {
+            line.slot = Slot::Nowhere;
+            line.in_flight.is_some()
+        });
         self.ready.clear();
         self.later.clear();
         self.waiting = 0;
-        all.into_iter().map(|(_, delivery)| delivery).collect()
+        all
     }
 
     /// When the next device that was held may go.
@@ -128,128 +275,39 @@ impl Pending {
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
+
+    /// Puts the line of `device` where it belongs by its first delivery.
+    fn reschedule(&mut self, device: &DeviceName) {
+        let Some(line) = self.lines.get_mut(device) else {
+            return;
+        };
+        match std::mem::take(&mut line.slot) {
+            Slot::Nowhere => None,
+            Slot::Ready(place) => self.ready.remove(&place),
+            Slot::Later(until, place) => self.later.remove(&(until, place)),
+        };
+        if line.in_flight.is_some() {
+            return;
+        }
+        match line.waiting.front() {
+            None => drop(self.lines.remove(device)),
+            Some(first) => match first.not_before {
+                None => {
+                    line.slot = Slot::Ready(first.place);
+                    self.ready.insert(first.place, device.clone());
+                }
+                Some(until) => {
+                    line.slot = Slot::Later(until, first.place);
+                    self.later.insert((until, first.place), device.clone());
+                }
+            },
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::super::webhook::tests::delivery;
-    use super::*;
-
-    fn take(pending: &mut Pending, now: Instant) -> Option<String> {
-        pending.first(now)?;
-        let taken = pending.take_first()?;
-        Some(format!(
-            "{} {}",
-            taken.write.device,
-            taken.write.value.commas()
-        ))
-    }
-
-    #[test]
-    fn the_newest_of_a_pin_takes_the_place_of_the_older() {
-        let now = Instant::now();
-        let mut pending = Pending::default();
-        pending.put(delivery("a", "V1", "1"));
-        pending.put(delivery("b", "V1", "2"));
-
-        let superseded = pending.put(delivery("a", "V1", "3")).unwrap();
-
-        assert_eq!(superseded.write.value.commas(), "1");
-        assert_eq!(take(&mut pending, now).as_deref(), Some("a 3"));
-        assert_eq!(take(&mut pending, now).as_deref(), Some("b 2"));
-        assert_eq!(take(&mut pending, now), None);
-    }
-
-    #[test]
-    fn a_device_in_flight_waits_and_others_do_not() {
-        let now = Instant::now();
-        let mut pending = Pending::default();
-        for (device, value) in [("a", "1"), ("b", "2")] {
-            pending.put(delivery(device, "V1", value));
-        }
-        take(&mut pending, now);
-        pending.put(delivery("a", "V1", "3"));
-
-        assert_eq!(take(&mut pending, now).as_deref(), Some("b 2"));
-        assert_eq!(take(&mut pending, now), None);
-        pending.finish(&"a".parse().unwrap());
-        assert_eq!(take(&mut pending, now).as_deref(), Some("a 3"));
-    }
-
-    #[test]
-    fn a_held_device_lets_others_pass_and_keeps_its_place() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(1);
-        let mut pending = Pending::default();
-        pending.put(delivery("a", "V1", "1"));
-        pending.put(delivery("b", "V1", "2"));
-        pending.first(now);
-        pending.hold_first(later);
-
-        assert_eq!(pending.next_due(), Some(later));
-        assert_eq!(pending.first(now).map(|d| d.as_str()), Some("b"));
-        assert_eq!(take(&mut pending, later).as_deref(), Some("a 1"));
-    }
-
-    proptest! {
-        /// Against a plain list: the newest of every device and trigger is sent
-        /// in the end, once, and never two of one device at a time.
-        #[test]
-        fn nothing_newest_is_lost(
-            steps in proptest::collection::vec((0usize..4, 0usize..3, 0usize..3), 1..200),
-        ) {
-            let start = Instant::now();
-            let mut now = start;
-            let mut pending = Pending::default();
-            let mut newest: BTreeMap<(String, String), usize> = BTreeMap::new();
-            let mut in_flight: Vec<DeviceName> = Vec::new();
-            let sent = |delivery: Delivery, newest: &mut BTreeMap<_, _>| {
-                let key = (delivery.write.device.to_string(), delivery.write.pin.to_string());
-                let value: usize = delivery.write.value.commas().parse().unwrap();
-                assert_eq!(newest.remove(&key), Some(value), "sent what was newest, once");
-            };
-
-            for (index, (action, device, pin)) in steps.into_iter().enumerate() {
-                now += Duration::from_millis(1);
-                match action {
-                    0 | 1 => {
-                        let (device, pin) = (format!("d{device}"), format!("V{pin}"));
-                        let ended = pending.put(delivery(&device, &pin, &index.to_string()));
-                        let before = newest.insert((device, pin), index);
-                        prop_assert_eq!(ended.map(|d| d.write.value.commas().parse().unwrap()), before);
-                    }
-                    2 => {
-                        if let Some(first) = pending.first(now).cloned() {
-                            prop_assert!(!in_flight.contains(&first));
-                            if device == 0 {
-                                pending.hold_first(now + Duration::from_millis(7));
-                            } else {
-                                sent(pending.take_first().unwrap(), &mut newest);
-                                in_flight.push(first);
-                            }
-                        }
-                    }
-                    _ => if let Some(device) = in_flight.pop() {
-                        pending.finish(&device);
-                    }
-                }
-                prop_assert_eq!(pending.len(), newest.len());
-            }
-            for device in in_flight.drain(..) {
-                pending.finish(&device);
-            }
-            while !newest.is_empty() {
-                now += Duration::from_secs(1);
-                let first = pending.first(now).cloned();
-                prop_assert!(first.is_some(), "something waits for ever");
-                sent(pending.take_first().unwrap(), &mut newest);
-                pending.finish(&first.unwrap());
-            }
-            prop_assert!(pending.is_empty());
-        }
+impl Line {
+    fn find(&mut self, delivery: &Delivery) -> Option<&mut Waiting> {
+        let is_same = |waiting: &&mut Waiting| waiting.delivery.trigger == delivery.trigger;
+        self.waiting.iter_mut().find(is_same)
     }
 }

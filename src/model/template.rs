@@ -54,6 +54,11 @@ pub struct Spelling {
     pub placeholders: bool,
     /// Which names the gaps may use.
     pub names: Names,
+    /// Whether values are escaped for their place.
+    pub escape: bool,
+    /// Whether a value may stand for scheme, host and port of a URL: the host of
+    /// each request is then checked.
+    pub open_origin: bool,
 }
 
 /// Which names the gaps of a template may use.
@@ -77,6 +82,7 @@ impl Names {
             "now",
             "timestamp",
             "source",
+            "event",
             "id",
             "status",
             "headers",
@@ -149,6 +155,12 @@ pub enum RenderError {
     /// The filled-in URL is none.
     #[error("filled in it is no URL: {0}")]
     Url(url::ParseError),
+    /// The filled-in URL has another scheme.
+    #[error("filled in its scheme is `{0}`, not http or https")]
+    Scheme(String),
+    /// The filled-in URL goes to a host that is not allowed.
+    #[error("the host `{0}` is none of `allow_hosts`")]
+    Host(String),
     /// A line break, NUL or another control character in a header.
     #[error("the value has a line break or control character")]
     Control,
@@ -166,6 +178,7 @@ pub struct Template {
     place: Place,
     body: Body,
     origin: Option<Origin>,
+    has_secret: bool,
 }
 
 impl fmt::Debug for Template {
@@ -237,6 +250,7 @@ impl Template {
             _ => None,
         };
         let as_it_is = matches!(place, Place::Url | Place::Text);
+        let has_secret = !scanned.secrets.is_empty();
         let body = match scanned.fixed() {
             Some(fixed) if as_it_is || scanned.secrets.is_empty() => Body::Fixed(fixed),
             _ => {
@@ -248,6 +262,7 @@ impl Template {
             place,
             body,
             origin,
+            has_secret,
         })
     }
 
@@ -277,6 +292,11 @@ impl Template {
     /// The pins it asks for by name, as `pins.NAME` or `pins["NAME"]`.
     pub fn pins(&self) -> impl Iterator<Item = &str> {
         self.gaps().into_iter().flat_map(|gaps| gaps.names.pins())
+    }
+
+    /// Whether a `${NAME}` stands in it.
+    pub fn has_secret(&self) -> bool {
+        self.has_secret
     }
 
     /// Whether it turns escaping off somewhere.
@@ -479,6 +499,50 @@ impl Expression {
     /// The pins it asks for by name.
     pub fn pins(&self) -> impl Iterator<Item = &str> {
         self.names.pins()
+    }
+}
+
+/// The expression of `when`: whether a write triggers a webhook (product.md §5.1).
+///
+/// In it, values that read as numbers are numbers, and `value_text` is the text.
+#[derive(Clone)]
+pub struct Condition(Expression);
+
+impl fmt::Debug for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Condition(..)")
+    }
+}
+
+impl Condition {
+    /// Reads an expression, without braces around it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Template::parse`].
+    pub fn parse(text: &Text) -> Result<Condition, TemplateError> {
+        let _ = text;
+        unimplemented!()
+    }
+
+    /// Whether it holds.
+    ///
+    /// # Errors
+    ///
+    /// When a name is undefined, or the work is too much.
+    pub fn holds(&self, scope: &Arc<Scope>) -> Result<bool, RenderError> {
+        let _ = scope;
+        unimplemented!()
+    }
+
+    /// Whether it looks up `name`, or something in it.
+    pub fn uses(&self, name: &str) -> bool {
+        self.0.uses(name)
+    }
+
+    /// The pins it asks for by name.
+    pub fn pins(&self) -> impl Iterator<Item = &str> {
+        self.0.pins()
     }
 }
 

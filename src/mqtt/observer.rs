@@ -62,7 +62,7 @@ fn publish(broker: &Broker, changes: Changes) {
         );
     }
     for report in changes.reports {
-        let topic = pins::topic::report(&report.device, &report.webhook);
+        let topic = pins::topic::report(&report.delivery.device, &report.webhook);
         if broker.has_subscribers(&topic) {
             publish_own(broker, topic, pins::report_json(&report).into(), false);
         }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::access::BASE;
 use crate::hub::{Report, WebhookState};
 use crate::model::gate::State;
-use crate::model::webhook::Trigger;
+use crate::model::webhook::{Delivery, Trigger};
 use crate::model::{Device, DeviceName, Pin, PinValue, Source, WebhookName};
 
 /// What a published message asks of pinhook.
@@ -267,16 +267,22 @@ pub mod topic {
 
 /// The payload of `webhook/NAME`.
 pub fn report_json(report: &Report) -> String {
-    let Trigger::Pin(pin) = &report.trigger;
+    let Delivery {
+        id, trigger, tries, ..
+    } = &report.delivery;
+    let (kind, what) = match trigger {
+        Trigger::Pin(pin) => ("pin", pin.to_string()),
+        Trigger::Event(code) => ("event", code.to_string()),
+    };
     serde_json::json!({
-        "id": report.id.to_string(),
+        "id": id.to_string(),
         "outcome": report.outcome.as_str(),
-        "status": report.status,
+        "status": tries.status,
         "ms": report.elapsed.as_millis() as u64,
         "bytes": report.bytes,
-        "pin": pin.to_string(),
-        "attempts": report.attempts,
-        "error": report.error,
+        kind: what,
+        "attempts": tries.made,
+        "error": tries.error,
     })
     .to_string()
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 use minijinja::value::{Object, Value};
 
+use super::super::webhook::Trigger;
 use super::super::{Device, Pin, PinValue, Source};
 use super::{RenderError, scan};
 
@@ -15,8 +16,8 @@ use super::{RenderError, scan};
 pub struct Scope {
     /// The value that was written.
     pub value: PinValue,
-    /// The webhook's pin that matched.
-    pub pin: Pin,
+    /// What triggered the delivery.
+    pub trigger: Trigger,
     /// Whose pin.
     pub device: Arc<Device>,
     /// Last known values of the device's pins; empty where no template asks.
@@ -81,7 +82,8 @@ impl Object for Scope {
         Some(match name {
             "value" => Value::from(self.value.commas().into_owned()),
             "values" => self.value.texts().map(Value::from).collect(),
-            "pin" => Value::from(self.pin.to_string()),
+            "pin" => Value::from(self.trigger.pin()?.to_string()),
+            "event" => Value::from(self.trigger.event()?.as_str()),
             "pins" => Value::from_object(Pins(Arc::clone(self))),
             "device" => Value::from_object(DeviceView(Arc::clone(&self.device))),
             "now" => Value::from(self.local()?),

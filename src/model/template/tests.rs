@@ -4,12 +4,15 @@ use std::time::{Duration, SystemTime};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
-use super::super::{Pin, PinKind, Source};
+use super::super::Source;
+use super::super::webhook::Trigger;
 use super::*;
 
 const REQUEST: Spelling = Spelling {
     placeholders: true,
     names: Names::Request,
+    escape: true,
+    open_origin: false,
 };
 
 fn device() -> Device {
@@ -28,10 +31,7 @@ fn device() -> Device {
 fn scope(value: &str) -> Arc<Scope> {
     Arc::new(Scope {
         value: value.into(),
-        pin: Pin {
-            kind: PinKind::Virtual,
-            number: 5,
-        },
+        trigger: Trigger::Pin("V5".parse().unwrap()),
         device: Arc::new(device()),
         pins: BTreeMap::from([("V6".parse().unwrap(), "wet".into())]),
         now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_600_000_000),
