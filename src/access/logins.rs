@@ -214,6 +214,7 @@ mod tests {
             vars: Default::default(),
             pin_names: Default::default(),
             names_in_topics: false,
+            max_message: None,
         };
         Access::new(Settings {
             devices: vec![DeviceLogin {

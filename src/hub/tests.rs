@@ -73,6 +73,7 @@ fn device(name: &str) -> Arc<Device> {
             vars: BTreeMap::new(),
             pin_names: BTreeMap::new(),
             names_in_topics: false,
+            max_message: None,
         })
     }
 }

@@ -342,6 +342,7 @@ mod tests {
             vars: BTreeMap::new(),
             pin_names: BTreeMap::from([("V6".parse().unwrap(), "soil moisture".to_owned())]),
             names_in_topics,
+            max_message: None,
         }
     }
 

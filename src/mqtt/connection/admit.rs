@@ -170,6 +170,7 @@ mod tests {
             vars: Default::default(),
             pin_names: Default::default(),
             names_in_topics: false,
+            max_message: None,
         });
         let hub = Hub::new(hub::Settings {
             routes: hub::Routes {
