@@ -19,6 +19,8 @@ pub struct Device {
     pub pin_names: BTreeMap<Pin, String>,
     /// Whether topics that pinhook publishes carry a pin's name where it has one.
     pub names_in_topics: bool,
+    /// Largest MQTT packet or Blynk frame it takes, in bytes; `None`: not known.
+    pub max_message: Option<usize>,
 }
 
 impl fmt::Debug for Device {
