@@ -10,6 +10,7 @@ mod escape;
 mod expression;
 mod guard;
 mod number;
+mod origin;
 mod scan;
 mod scope;
 
@@ -25,8 +26,9 @@ use minijinja::{Environment, ErrorKind, OutputSpanKind, UndefinedBehavior};
 use super::Device;
 pub(super) use escape::percent;
 pub use expression::{Condition, Expression};
+use origin::Origin;
+use scan::Scanned;
 pub use scan::Text;
-use scan::{Origin, Scanned};
 pub use scope::{Response, Scope};
 
 /// Longest text that a template may render, in bytes (product.md §5.3).
