@@ -116,6 +116,7 @@ pub(super) fn devices(
             vars: vars.unwrap_or_default(),
             pin_names: pin_names.unwrap_or_default(),
             names_in_topics: names_in_topics.unwrap_or(false),
+            max_message: None,
         };
         devices.push(ReadDevice {
             login: DeviceLogin {

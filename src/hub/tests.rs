@@ -57,6 +57,7 @@ fn world(webhooks: Vec<Webhook>) -> World {
             vars: BTreeMap::new(),
             pin_names: BTreeMap::new(),
             names_in_topics: false,
+            max_message: None,
         })
     };
     let hub = Hub::new(Settings {

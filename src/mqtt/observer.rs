@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{pins, publish_own};
 use crate::broker::Broker;
-use crate::hub::{Changes, Hub};
+use crate::hub::{Changes, Gone, Hub};
 
 /// How often lines for `diag` that were held back are looked after, while there are any.
 const DIAG_TICK: Duration = Duration::from_millis(200);
@@ -42,6 +42,7 @@ fn publish_state(broker: &Broker, state: &'static str) {
 }
 
 fn publish(broker: &Broker, changes: Changes) {
+    changes.gone.iter().for_each(|gone| clear(broker, gone));
     for (device, pin, value) in changes.pins {
         let value = Bytes::copy_from_slice(value.as_wire().as_bytes());
         publish_own(broker, pins::topic::state(&device, pin), value, true);
@@ -66,5 +67,18 @@ fn publish(broker: &Broker, changes: Changes) {
         if broker.has_subscribers(&topic) {
             publish_own(broker, topic, pins::report_json(&report).into(), false);
         }
+    }
+}
+
+/// Deletes what is retained of something that left the configuration.
+fn clear(broker: &Broker, gone: &Gone) {
+    let delete = |topic| publish_own(broker, topic, Bytes::new(), true);
+    match gone {
+        Gone::Pins(device, pins) => {
+            let topics = pins.iter().map(|pin| pins::topic::state(device, *pin));
+            topics.for_each(delete);
+        }
+        Gone::Device(device) => delete(pins::topic::status(device)),
+        Gone::Webhook(webhook) => delete(pins::topic::webhook(webhook)),
     }
 }

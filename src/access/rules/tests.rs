@@ -15,6 +15,7 @@ fn device(is_mounted: bool) -> Principal {
         vars: Default::default(),
         pin_names: Default::default(),
         names_in_topics: false,
+        max_message: None,
     };
     Principal::Device {
         login: Arc::new(DeviceLogin {

@@ -25,6 +25,7 @@ fn device() -> Device {
         ]),
         pin_names: BTreeMap::from([("V6".parse().unwrap(), "soil".to_owned())]),
         names_in_topics: false,
+        max_message: None,
     }
 }
 

@@ -170,10 +170,15 @@ mod tests {
             vars: Default::default(),
             pin_names: Default::default(),
             names_in_topics: false,
+            max_message: None,
         });
         let hub = Hub::new(hub::Settings {
-            devices: vec![Arc::clone(&device)],
-            webhooks: Vec::new(),
+            routes: hub::Routes {
+                devices: vec![Arc::clone(&device)],
+                webhooks: Vec::new(),
+                zone: jiff::tz::TimeZone::UTC,
+                owner_email: None,
+            },
             writes_per_second: 0,
             value: 64,
             first_id: 1,
