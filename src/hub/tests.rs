@@ -2,15 +2,20 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
-use crate::model::gate::Limits;
+use crate::model::gate::{Limits, Per, Verdict};
+use crate::model::pending::Excess;
+use crate::model::request::{BodyTemplate, Method, RequestTemplate};
+use crate::model::response::{ResponseRule, ResponseTarget, Statuses};
+use crate::model::retry::Retry;
 use crate::model::template::{Names, Place, Spelling, Template};
-use crate::model::webhook::{
-    BodyTemplate, Method, RequestTemplate, ResponseRule, ResponseTarget, Timeouts,
-};
+use crate::model::transport::Transport;
+use crate::model::webhook::Triggers;
 
 const SPELLING: Spelling = Spelling {
     placeholders: true,
     names: Names::Request,
+    escape: true,
+    open_origin: false,
 };
 
 /// A webhook that is only looked at, never sent.
@@ -18,27 +23,38 @@ pub(super) fn webhook(name: &str, devices: &[&str], pins: &[&str]) -> Webhook {
     Webhook {
         name: name.parse().unwrap(),
         devices: devices.iter().map(|name| name.parse().unwrap()).collect(),
-        pins: pins.iter().map(|pin| pin.parse().unwrap()).collect(),
+        on: Triggers::Pins(pins.iter().map(|pin| pin.parse().unwrap()).collect()),
+        from: None,
+        when: None,
         request: RequestTemplate {
             method: Method::Get,
             url: Template::parse(&"http://h/".into(), Place::Url, SPELLING).unwrap(),
             headers: Vec::new(),
+            auth: None,
             body: BodyTemplate::Empty,
         },
-        timeouts: Timeouts {
-            whole: Duration::from_secs(10),
-            connect: Duration::from_secs(5),
-        },
+        allow_hosts: None,
+        transport: Arc::new(Transport::default()),
+        timeout: Duration::from_secs(10),
+        redirects: 0,
+        success: Statuses::default(),
         limits: Limits {
             every: Duration::ZERO,
+            per: Per::Device,
             stop_after: 2,
             probe: None,
+        },
+        excess: Excess::Latest,
+        retry: Retry {
+            attempts: 1,
+            is_unsafe: false,
         },
         concurrency: 4,
         response: ResponseRule {
             to: ResponseTarget::Trigger,
             values: None,
             max_size: 1024,
+            keep: false,
         },
     }
 }
@@ -49,8 +65,8 @@ struct World {
     now: Instant,
 }
 
-fn world(webhooks: Vec<Webhook>) -> World {
-    let device = |name: &str| {
+fn device(name: &str) -> Arc<Device> {
+    {
         Arc::new(Device {
             name: name.parse().unwrap(),
             token: "sixteen-letters-".parse().unwrap(),
@@ -59,10 +75,21 @@ fn world(webhooks: Vec<Webhook>) -> World {
             names_in_topics: false,
             max_message: None,
         })
-    };
-    let hub = Hub::new(Settings {
-        devices: vec![device("porch"), device("shed")],
+    }
+}
+
+fn routes(devices: &[&str], webhooks: Vec<Webhook>) -> Routes {
+    Routes {
+        devices: devices.iter().map(|name| device(name)).collect(),
         webhooks: webhooks.into_iter().map(Arc::new).collect(),
+        zone: TimeZone::UTC,
+        owner_email: None,
+    }
+}
+
+fn world(webhooks: Vec<Webhook>) -> World {
+    let hub = Hub::new(Settings {
+        routes: routes(&["porch", "shed"], webhooks),
         writes_per_second: 5,
         value: 8,
         first_id: 1,
@@ -105,23 +132,39 @@ impl World {
     /// Takes the next delivery of the only webhook and ends it.
     fn deliver(&self, verdict: Verdict, response: Option<(&str, &str)>, error: Option<&str>) {
         let inbox = self.hub.inboxes().remove(0);
-        let (delivery, ticket) = inbox.take(self.now).expect("something to deliver");
-        let finished = Finished {
-            delivery,
+        let Taken {
+            mut delivery,
             ticket,
-            outcome: match verdict {
-                Verdict::Success => Outcome::Ok,
-                _ => Outcome::Failed,
-            },
-            verdict,
-            response: response.map(|(pin, value)| (pin.parse().unwrap(), value.into())),
-            status: Some(200),
-            elapsed: Duration::ZERO,
-            bytes: 0,
-            attempts: 1,
-            error: error.map(str::to_owned),
+            ..
+        } = inbox.take(self.now).expect("something to deliver");
+        delivery.tries.error = error.map(str::to_owned);
+        let outcome = match verdict {
+            Verdict::Success => Outcome::Ok,
+            _ => Outcome::Failed,
         };
-        self.hub.deliver(&inbox, finished, self.now);
+        let attempt = Attempt {
+            response: response.map(|(pin, value)| Answer {
+                pin: pin.parse().unwrap(),
+                value: value.into(),
+                keep: inbox.webhook().response.keep,
+            }),
+            ..Attempt::new(outcome, verdict)
+        };
+        self.hub
+            .deliver(&inbox, delivery, ticket, attempt, self.now);
+    }
+}
+
+/// A connection that takes so many bytes of value.
+struct Narrow(usize);
+
+impl Room for Narrow {
+    fn check(&self, _: &Device, _: Pin, value: &PinValue) -> Result<(), Misfit> {
+        let (size, limit) = (value.as_wire().len(), self.0);
+        match size <= limit {
+            true => Ok(()),
+            false => Err(Misfit { size, limit }),
+        }
     }
 }
 
@@ -241,12 +284,9 @@ fn changes_come_in_the_order_of_the_writes_and_losses_are_counted() {
     assert_eq!(pins.collect::<Vec<_>>(), ["V1", "V2", "V3"]);
 
     for _ in 0..MAX_REPORTS + 3 {
-        let mut state = world.hub.lock();
-        let inbox = Arc::clone(&state.webhooks["hook"]);
         let ended = crate::model::webhook::tests::delivery("porch", "V1", "1");
-        state
-            .dirty
-            .report(ended_unsent(&inbox, ended, Outcome::Stopped));
+        let report = unsent(&"hook".parse().unwrap(), ended, Outcome::Stopped);
+        world.hub.lock().dirty.report(report);
     }
     let changes = world.hub.take_changes();
     assert_eq!((changes.reports.len(), changes.missed), (MAX_REPORTS, 3));
@@ -281,7 +321,9 @@ fn observers_get_the_newest_of_everything_once() {
     let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
     let first = world.hub.take_changes();
     assert_eq!((first.status.len(), first.webhooks.len()), (2, 1));
-    let attached = world.hub.attach(&"porch".parse().unwrap());
+    let attached = world
+        .hub
+        .attach(&"porch".parse().unwrap(), Arc::new(Narrow(99)));
     for value in ["1", "2", "3"] {
         world.write("porch", "V1", value, Source::Hardware).unwrap();
     }
@@ -309,8 +351,8 @@ fn a_device_is_online_while_any_connection_is_there() {
     world.hub.take_changes();
     let porch = "porch".parse().unwrap();
 
-    let first = world.hub.attach(&porch);
-    let second = world.hub.attach(&porch);
+    let first = world.hub.attach(&porch, Arc::new(Narrow(99)));
+    let second = world.hub.attach(&porch, Arc::new(Narrow(99)));
     drop(first);
 
     assert_eq!(world.hub.take_changes().status, [(porch, true)]);
@@ -346,4 +388,181 @@ fn an_answer_has_the_pins_that_were_written() {
     assert_eq!(world.sent(), ["porch V1 1", "porch V2 2"]);
     let all = (0..20).filter(|_| world.hub.answer(&porch, None, world.now).is_ok());
     assert_eq!(all.count(), 6, "it counts as a write");
+}
+
+#[test]
+fn a_response_that_fits_no_connection_is_not_sent_and_said() {
+    let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
+    let porch: DeviceName = "porch".parse().unwrap();
+    let _narrow = world.hub.attach(&porch, Arc::new(Narrow(4)));
+    let wider = world.hub.attach(&porch, Arc::new(Narrow(6)));
+    for response in ["12345", "1234567"] {
+        world.write("porch", "V1", "1", Source::Hardware).unwrap();
+        world.deliver(Verdict::Success, Some(("V1", response)), None);
+    }
+
+    assert_eq!(
+        world.sent(),
+        [
+            "porch V1 12345",
+            "porch diag hook: the response does not fit the device: 7 > 6 bytes",
+        ]
+    );
+    let outcomes = world.hub.snapshot()["hook"].outcomes;
+    assert_eq!(outcomes.get(Outcome::DoesNotFit), 1);
+    drop(wider);
+}
+
+#[test]
+fn a_kept_response_is_the_pins_value_and_triggers_nothing() {
+    let mut hook = webhook("hook", &["porch"], &["V1", "V2"]);
+    hook.response.keep = true;
+    let world = world(vec![hook]);
+    let porch: DeviceName = "porch".parse().unwrap();
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+
+    world.deliver(Verdict::Success, Some(("V2", "kept")), None);
+
+    assert_eq!(
+        world.hub.read(&porch, "V2".parse().unwrap()),
+        Some("kept".into())
+    );
+    assert_eq!(world.hub.take_changes().pins.len(), 2);
+    assert_eq!(world.hub.snapshot()["hook"].triggered, 1);
+
+    world.write("porch", "V1", "2", Source::Hardware).unwrap();
+    world.deliver(Verdict::Success, Some(("V2", "too long to keep")), None);
+    assert_eq!(
+        world.hub.read(&porch, "V2".parse().unwrap()),
+        Some("kept".into())
+    );
+    assert_eq!(
+        world.sent()[1..],
+        [
+            "porch V2 too long to keep",
+            "porch diag not kept: value of 16 bytes for V2: at most 8 are allowed (limits.value)",
+        ]
+    );
+}
+
+#[test]
+fn an_event_triggers_the_webhooks_of_its_code_alone() {
+    let mut bell = webhook("bell", &["porch"], &[]);
+    bell.on = Triggers::Event("ring".parse().unwrap());
+    let world = world(vec![bell, webhook("pin", &["porch"], &["V1"])]);
+    let porch: DeviceName = "porch".parse().unwrap();
+    let event = |code: &str, value: &str| {
+        let code = code.parse().unwrap();
+        world.hub.event(&porch, &code, &value.into(), world.now)
+    };
+
+    event("ring", "twice").unwrap();
+    event("other", "").unwrap();
+    assert!(matches!(
+        event("ring", "far too long"),
+        Err(WriteError::TooLong { .. })
+    ));
+
+    let counts = world.hub.snapshot();
+    assert_eq!((counts["bell"].triggered, counts["pin"].triggered), (1, 0));
+}
+
+#[test]
+fn only_the_side_that_is_asked_for_triggers() {
+    let mut hardware = webhook("hardware", &["porch"], &["V1"]);
+    hardware.from = Some(Source::Hardware);
+    let mut app = webhook("app", &["porch"], &["V1"]);
+    app.from = Some(Source::App);
+    let world = world(vec![hardware, app]);
+
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    world.write("porch", "V1", "1", Source::App).unwrap();
+
+    let counts = world.hub.snapshot();
+    assert_eq!(
+        (counts["hardware"].triggered, counts["app"].triggered),
+        (2, 1)
+    );
+}
+
+#[test]
+fn a_reload_keeps_values_and_what_waits_and_ends_what_is_gone() {
+    let world = world(vec![
+        webhook("kept", &["porch", "shed"], &["V1"]),
+        webhook("gone", &["porch"], &["V1"]),
+    ]);
+    let porch: DeviceName = "porch".parse().unwrap();
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    world.write("shed", "V1", "2", Source::Hardware).unwrap();
+    world.hub.take_changes();
+    let gone = world.hub.lock().webhooks["gone"].clone();
+
+    let new = vec![
+        webhook("kept", &["porch", "attic"], &["V1"]),
+        webhook("new", &["attic"], &["V1"]),
+    ];
+    world.hub.reconfigure(routes(&["porch", "attic"], new));
+
+    let changes = world.hub.take_changes();
+    let ended: Vec<_> = changes
+        .reports
+        .iter()
+        .map(|report| {
+            (
+                report.webhook.as_str(),
+                report.delivery.device.as_str(),
+                report.outcome,
+            )
+        })
+        .collect();
+    assert_eq!(
+        ended,
+        [
+            ("kept", "shed", Outcome::Removed),
+            ("gone", "porch", Outcome::Removed),
+        ]
+    );
+    assert!(gone.is_closed());
+    assert_eq!(
+        world.hub.read(&porch, "V1".parse().unwrap()),
+        Some("1".into())
+    );
+    let shown: Vec<_> = changes
+        .gone
+        .iter()
+        .map(|gone| format!("{gone:?}"))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            r#"Pins(Device("shed"), [V1])"#,
+            r#"Device("shed")"#,
+            r#"Webhook("gone")"#,
+        ]
+    );
+    assert_eq!(changes.status, [("attic".parse().unwrap(), false)]);
+    let counts = world.hub.snapshot();
+    assert_eq!((counts["kept"].waiting, counts["new"].waiting), (1, 0));
+    world.write("attic", "V1", "3", Source::Hardware).unwrap();
+    assert_eq!(world.hub.snapshot()["new"].waiting, 1);
+    let unknown = world.write("shed", "V1", "1", Source::Hardware);
+    assert!(matches!(unknown, Err(WriteError::UnknownDevice(_))));
+}
+
+#[test]
+fn a_reload_resumes_and_says_so() {
+    let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
+    for _ in 0..2 {
+        world.write("porch", "V1", "1", Source::Hardware).unwrap();
+        world.deliver(Verdict::Failure, None, None);
+    }
+    world.sent();
+
+    let same = vec![webhook("hook", &["porch"], &["V1"])];
+    world.hub.reconfigure(routes(&["porch", "shed"], same));
+
+    assert_eq!(world.sent(), ["porch diag hook: resumed"]);
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    assert_eq!(world.hub.snapshot()["hook"].waiting, 1);
 }

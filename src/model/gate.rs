@@ -328,6 +328,7 @@ mod tests {
     fn gate(every: Duration, stop_after: u32, probe: Option<Duration>) -> Gate {
         Gate::new(Limits {
             every,
+            per: Per::Device,
             stop_after,
             probe,
         })
@@ -335,6 +336,11 @@ mod tests {
 
     fn porch() -> DeviceName {
         "porch".parse().unwrap()
+    }
+
+    /// Whether a write of the porch may wait for its turn.
+    fn lets_in(gate: &mut Gate, now: Instant) -> bool {
+        gate.enter(&porch(), false, now) == Entry::Open
     }
 
     fn ticket(admit: Admit) -> Ticket {
@@ -348,7 +354,7 @@ mod tests {
     fn stopped(probe: Option<Duration>, now: Instant) -> Gate {
         let mut gate = gate(Duration::ZERO, 2, probe);
         for _ in 0..2 {
-            let leave = ticket(gate.admit(&porch(), now));
+            let leave = ticket(gate.admit(&porch(), false, now));
             gate.record(leave, Verdict::Failure, now);
         }
         gate
@@ -359,13 +365,13 @@ mod tests {
         let start = Instant::now();
         let mut gate = gate(SECOND, 10, None);
 
-        assert!(matches!(gate.admit(&porch(), start), Admit::Now(_)));
+        assert!(matches!(gate.admit(&porch(), false, start), Admit::Now(_)));
         assert_eq!(
-            gate.admit(&porch(), start + SECOND / 2),
+            gate.admit(&porch(), false, start + SECOND / 2),
             Admit::At(start + SECOND)
         );
         assert!(matches!(
-            gate.admit(&porch(), start + SECOND),
+            gate.admit(&porch(), false, start + SECOND),
             Admit::Now(_)
         ));
     }
@@ -375,10 +381,10 @@ mod tests {
         let start = Instant::now();
         let mut gate = gate(SECOND, 10, None);
 
-        gate.admit(&porch(), start);
+        gate.admit(&porch(), false, start);
 
         let shed = "shed".parse().unwrap();
-        assert!(matches!(gate.admit(&shed, start), Admit::Now(_)));
+        assert!(matches!(gate.admit(&shed, false, start), Admit::Now(_)));
     }
 
     #[test]
@@ -386,7 +392,7 @@ mod tests {
         let now = Instant::now();
         let mut gate = gate(Duration::ZERO, 3, None);
         let mut fail = |verdict| {
-            let leave = ticket(gate.admit(&porch(), now));
+            let leave = ticket(gate.admit(&porch(), false, now));
             gate.record(leave, verdict, now)
         };
 
@@ -408,7 +414,7 @@ mod tests {
         let mut gate = gate(Duration::ZERO, 0, None);
 
         for _ in 0..50 {
-            let leave = ticket(gate.admit(&porch(), now));
+            let leave = ticket(gate.admit(&porch(), false, now));
             assert_eq!(gate.record(leave, Verdict::Failure, now), None);
         }
         assert_eq!(gate.state(), State::Ready);
@@ -419,9 +425,9 @@ mod tests {
         let now = Instant::now();
         let mut gate = stopped(None, now);
 
-        assert!(!gate.lets_in(now + Duration::from_secs(1_000_000)));
+        assert!(!lets_in(&mut gate, now + Duration::from_secs(1_000_000)));
         assert_eq!(gate.resume(), Some(Transition::Resumed));
-        assert!(gate.lets_in(now));
+        assert!(lets_in(&mut gate, now));
         assert_eq!(gate.failures(), 0);
         assert_eq!(gate.resume(), None);
     }
@@ -431,11 +437,11 @@ mod tests {
         let now = Instant::now();
         let mut gate = stopped(Some(SECOND), now);
 
-        assert!(!gate.lets_in(now));
-        assert!(gate.lets_in(now + SECOND));
-        assert!(!gate.lets_in(now + SECOND), "only one at a time");
+        assert!(!lets_in(&mut gate, now));
+        assert!(lets_in(&mut gate, now + SECOND));
+        assert!(!lets_in(&mut gate, now + SECOND), "only one at a time");
 
-        let leave = ticket(gate.admit(&porch(), now + SECOND));
+        let leave = ticket(gate.admit(&porch(), false, now + SECOND));
         assert_eq!(
             gate.record(leave, Verdict::Success, now + SECOND),
             Some(Transition::Resumed)
@@ -458,8 +464,8 @@ mod tests {
             };
             waits.push((at - now).as_secs());
             now = at;
-            assert!(gate.lets_in(now));
-            let leave = ticket(gate.admit(&porch(), now));
+            assert!(lets_in(&mut gate, now));
+            let leave = ticket(gate.admit(&porch(), false, now));
             gate.record(leave, Verdict::Failure, now);
         }
 
@@ -472,19 +478,19 @@ mod tests {
         let mut gate = stopped(Some(SECOND), now);
         let later = now + SECOND;
 
-        assert!(gate.lets_in(later));
-        let leave = ticket(gate.admit(&porch(), later));
+        assert!(lets_in(&mut gate, later));
+        let leave = ticket(gate.admit(&porch(), false, later));
         gate.record(leave, Verdict::Unknown, later);
 
-        assert!(gate.lets_in(later));
+        assert!(lets_in(&mut gate, later));
     }
 
     #[test]
     fn requests_in_flight_at_a_stop_do_not_change_the_state() {
         let now = Instant::now();
         let mut gate = gate(Duration::ZERO, 1, Some(SECOND));
-        let early = ticket(gate.admit(&porch(), now));
-        let late = ticket(gate.admit(&porch(), now));
+        let early = ticket(gate.admit(&porch(), false, now));
+        let late = ticket(gate.admit(&porch(), false, now));
 
         gate.record(early, Verdict::Failure, now);
 
@@ -510,10 +516,10 @@ mod tests {
                 if resume {
                     gate.resume();
                 }
-                if !gate.lets_in(now) {
+                if !lets_in(&mut gate, now) {
                     continue;
                 }
-                match gate.admit(&name, now) {
+                match gate.admit(&name, false, now) {
                     Admit::Now(leave) => {
                         if let Some(before) = last.insert(device, now) {
                             prop_assert!(now - before >= every);

@@ -311,3 +311,188 @@ impl Line {
         self.waiting.iter_mut().find(is_same)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::gate::{Admit, Gate, Limits, Per};
+    use super::super::webhook::tests::delivery;
+    use super::*;
+
+    fn take(pending: &mut Pending, now: Instant) -> Option<String> {
+        pending.first(now)?;
+        let taken = pending.take_first()?;
+        Some(format!("{} {}", taken.device, taken.value.commas()))
+    }
+
+    fn ended(ended: Option<(Waiting, Outcome)>) -> Option<(String, Outcome)> {
+        ended.map(|(waiting, outcome)| (waiting.delivery.value.commas().into_owned(), outcome))
+    }
+
+    fn ticket() -> Ticket {
+        let mut gate = Gate::new(Limits {
+            every: Duration::ZERO,
+            per: Per::Device,
+            stop_after: 0,
+            probe: None,
+        });
+        match gate.admit(&"a".parse().unwrap(), false, Instant::now()) {
+            Admit::Now(ticket) => ticket,
+            Admit::At(_) => unreachable!("a fresh gate is open"),
+        }
+    }
+
+    #[test]
+    fn the_newest_of_a_pin_takes_the_place_of_the_older() {
+        let now = Instant::now();
+        let mut pending = Pending::new(Excess::Latest);
+        pending.put(delivery("a", "V1", "1"));
+        pending.put(delivery("b", "V1", "2"));
+
+        let superseded = ended(pending.put(delivery("a", "V1", "3")));
+
+        assert_eq!(superseded, Some(("1".to_owned(), Outcome::Superseded)));
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 3"));
+        assert_eq!(take(&mut pending, now).as_deref(), Some("b 2"));
+        assert_eq!(take(&mut pending, now), None);
+    }
+
+    #[test]
+    fn a_device_in_flight_waits_and_others_do_not() {
+        let now = Instant::now();
+        let mut pending = Pending::new(Excess::Latest);
+        for (device, value) in [("a", "1"), ("b", "2")] {
+            pending.put(delivery(device, "V1", value));
+        }
+        take(&mut pending, now);
+        pending.put(delivery("a", "V1", "3"));
+
+        assert_eq!(take(&mut pending, now).as_deref(), Some("b 2"));
+        assert_eq!(take(&mut pending, now), None);
+        pending.finish(&"a".parse().unwrap());
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 3"));
+    }
+
+    #[test]
+    fn a_held_device_lets_others_pass_and_keeps_its_place() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut pending = Pending::new(Excess::Latest);
+        pending.put(delivery("a", "V1", "1"));
+        pending.put(delivery("b", "V1", "2"));
+        pending.first(now);
+        pending.hold_first(later);
+
+        assert_eq!(pending.next_due(), Some(later));
+        assert_eq!(pending.first(now).map(|(d, _)| d.as_str()), Some("b"));
+        assert_eq!(take(&mut pending, later).as_deref(), Some("a 1"));
+    }
+
+    #[test]
+    fn a_queue_keeps_all_in_order_and_the_oldest_makes_room() {
+        let now = Instant::now();
+        let mut pending = Pending::new(Excess::Queue(2));
+        for value in ["1", "2"] {
+            assert!(pending.put(delivery("a", "V1", value)).is_none());
+        }
+
+        let oldest = ended(pending.put(delivery("a", "V1", "3")));
+
+        assert_eq!(oldest, Some(("1".to_owned(), Outcome::QueueFull)));
+        assert_eq!(pending.len(), 2);
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 2"));
+        pending.put(delivery("a", "V1", "4"));
+        pending.finish(&"a".parse().unwrap());
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 3"));
+    }
+
+    #[test]
+    fn another_attempt_waits_at_the_head_of_its_line_and_holds_nobody_else() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let mut pending = Pending::new(Excess::Queue(5));
+        pending.put(delivery("a", "V1", "1"));
+        pending.put(delivery("b", "V1", "2"));
+        pending.put(delivery("a", "V1", "3"));
+        pending.first(now);
+        let first = pending.take_first().unwrap();
+
+        assert!(pending.put_back(first, ticket(), later).is_none());
+
+        assert_eq!(take(&mut pending, now).as_deref(), Some("b 2"));
+        assert_eq!(take(&mut pending, now), None);
+        assert_eq!(pending.next_due(), Some(later));
+        assert_eq!(
+            pending.first(later).map(|(_, is_retry)| is_retry),
+            Some(true)
+        );
+        assert_eq!(take(&mut pending, later).as_deref(), Some("a 1"));
+    }
+
+    #[test]
+    fn a_newer_write_of_the_pin_supersedes_another_attempt_and_need_not_wait_for_it() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(9);
+        let mut pending = Pending::new(Excess::Latest);
+        pending.put(delivery("a", "V1", "1"));
+        pending.first(now);
+        let first = pending.take_first().unwrap();
+        pending.put_back(first, ticket(), later);
+
+        let superseded = pending.put(delivery("a", "V1", "2")).unwrap().0;
+
+        assert!(superseded.failed.is_some());
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 2"));
+
+        pending.put(delivery("a", "V1", "3"));
+        let second = delivery("a", "V1", "2");
+        let late = ended(pending.put_back(second, ticket(), later));
+        assert_eq!(late, Some(("2".to_owned(), Outcome::Superseded)));
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 3"));
+    }
+
+    #[test]
+    fn a_full_line_has_no_room_for_another_attempt() {
+        let now = Instant::now();
+        let mut pending = Pending::new(Excess::Drop(1));
+        pending.put(delivery("a", "V1", "1"));
+        pending.first(now);
+        let first = pending.take_first().unwrap();
+        pending.put(delivery("a", "V1", "2"));
+
+        let refused = ended(pending.put_back(first, ticket(), now));
+
+        assert_eq!(refused, Some(("1".to_owned(), Outcome::QueueFull)));
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 2"));
+    }
+
+    #[test]
+    fn another_rule_ends_what_it_does_not_allow() {
+        let now = Instant::now();
+        let mut pending = Pending::new(Excess::Queue(9));
+        for (device, pin, value) in [
+            ("a", "V1", "1"),
+            ("a", "V2", "2"),
+            ("b", "V1", "3"),
+            ("a", "V1", "4"),
+        ] {
+            pending.put(delivery(device, pin, value));
+        }
+
+        let is_wanted = |delivery: &Delivery| delivery.device.as_str() == "a";
+        let gone = pending.reconfigure(Excess::Latest, is_wanted);
+
+        let gone: Vec<_> = gone
+            .into_iter()
+            .map(|one| ended(Some(one)).unwrap())
+            .collect();
+        let expected = [("1", Outcome::Superseded), ("3", Outcome::Removed)];
+        assert_eq!(
+            gone,
+            expected.map(|(value, outcome)| (value.to_owned(), outcome))
+        );
+        assert_eq!(pending.len(), 2);
+        assert_eq!(take(&mut pending, now).as_deref(), Some("a 2"));
+    }
+}

@@ -8,7 +8,7 @@ use super::request::Method;
 /// Longest time that a `Retry-After` is obeyed (product.md §5.4).
 pub const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// Longest wait between two attempts, whatever their number.
+/// Longest wait between two attempts without jitter, whatever their number.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// How a webhook tries again.
@@ -56,8 +56,8 @@ impl Retry {
             return None;
         }
         let seconds = 3u64.saturating_pow(made.saturating_sub(1));
-        let wait = Duration::from_secs(seconds).mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 4.0);
-        Some(wait.min(LONGEST_WAIT))
+        let wait = Duration::from_secs(seconds).min(LONGEST_WAIT);
+        Some(wait.mul_f64(1.0 + jitter.clamp(0.0, 1.0) / 4.0))
     }
 
     fn may_repeat(&self, method: Method, failure: Failure) -> bool {
@@ -162,7 +162,7 @@ mod tests {
             attempts: u32::MAX,
             is_unsafe: false,
         };
-        let long = stubborn.wait(Method::Get, Failure::NotSent, 1000, 1.0);
+        let long = stubborn.wait(Method::Get, Failure::NotSent, 1000, 0.0);
         assert_eq!(long, Some(LONGEST_WAIT));
     }
 

@@ -141,7 +141,7 @@ impl FromStr for HostRule {
         // The parser of URLs knows what a host is, in whatever script.
         let url = Url::parse(&format!("http://{rest}/")).map_err(|_| NoHost)?;
         let is_bare = url.username().is_empty() && url.password().is_none() && url.path() == "/";
-        if !is_bare || url.query().is_some() || rest.contains(['/', '?', '#', '@', '\\']) {
+        if !is_bare || rest.contains(['/', '?', '#', '@', '\\', '*']) {
             return Err(NoHost);
         }
         let host = match (url.host().ok_or(NoHost)?, below) {
