@@ -410,4 +410,118 @@ mod tests {
         let next = access.log_in(&guess).await.unwrap_err();
         assert_eq!(cost(&next), Some(60));
     }
+
+    /// What the configuration says of everybody.
+    fn settings() -> Settings {
+        let device = |name: &str, token: &str| DeviceLogin {
+            device: Arc::new(Device {
+                name: name.parse().unwrap(),
+                token: token.parse().unwrap(),
+                vars: Default::default(),
+                pin_names: Default::default(),
+                names_in_topics: false,
+                max_message: None,
+            }),
+            publish: Filters::default(),
+            subscribe: Filters::default(),
+        };
+        let user = |name: &str| User {
+            name: name.parse().unwrap(),
+            password: HASH.parse().unwrap(),
+            admin: false,
+            publish: Filters::default(),
+            subscribe: Filters::default(),
+        };
+        Settings {
+            devices: vec![device("porch", TOKEN), device("shed", "shed-token-123456")],
+            users: vec![user("anna"), user("bert")],
+        }
+    }
+
+    /// Of no known password.
+    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+                        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    /// Who must log in again after this change.
+    fn void_after(change: impl Fn(&mut Settings)) -> Vec<String> {
+        let access = Access::new(settings());
+        let mut changed = settings();
+        change(&mut changed);
+        let mut void: Vec<_> = access.reconfigure(changed).into_iter().collect();
+        void.sort();
+        void
+    }
+
+    fn of_porch(settings: &mut Settings, change: impl Fn(&mut Device)) {
+        let porch = &mut settings.devices[0].device;
+        change(Arc::get_mut(porch).expect("nobody else has it"));
+    }
+
+    #[test]
+    fn a_login_is_void_when_it_is_gone_or_would_be_another() {
+        let other: Filters = Filters(vec!["house/#".parse().unwrap()]);
+        let both = ["porch", "porch mounted"];
+
+        assert!(void_after(|_| {}).is_empty());
+        // The lists are the unmounted login's.
+        let void = void_after(|new| new.devices[0].publish = other.clone());
+        assert_eq!(void, ["porch"]);
+        let void = void_after(|new| new.devices[0].subscribe = other.clone());
+        assert_eq!(void, ["porch"]);
+        let void = void_after(|new| drop(new.devices.remove(0)));
+        assert_eq!(void, both);
+        let void = void_after(|new| {
+            of_porch(new, |porch| {
+                porch.token = "porch-token-99999".parse().unwrap()
+            });
+        });
+        assert_eq!(void, both);
+        let void = void_after(|new| {
+            of_porch(new, |porch| {
+                porch.max_message = Some(256);
+                porch.names_in_topics = true;
+            });
+        });
+        assert!(void.is_empty());
+        for change in [
+            (|new: &mut Settings| drop(new.users.remove(0))) as fn(&mut Settings),
+            |new| new.users[0].admin = true,
+            |new| new.users[0].password = HASH.replace("t=1", "t=2").parse().unwrap(),
+            |new| new.users[0].publish.0.push("a".parse().unwrap()),
+            |new| new.users[0].subscribe.0.push("a".parse().unwrap()),
+        ] {
+            assert_eq!(void_after(change), ["anna"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_configuration_holds_from_the_next_login_on_and_penalties_go_on() {
+        let access = access();
+        let old = access.log_in(&credentials("device", TOKEN)).await.unwrap();
+        let anna = credentials("anna", "a password");
+        let anna_before = access.log_in(&anna).await.unwrap();
+        for _ in 0..10 {
+            let guess = credentials("device", "wrong-token-12345");
+            assert_eq!(cost(&access.log_in(&guess).await.unwrap_err()), Some(0));
+        }
+        assert!(access.is_current(&old));
+
+        let mut changed = settings();
+        of_porch(&mut changed, |porch| {
+            porch.token = "porch-token-99999".parse().unwrap();
+        });
+        let Principal::User(user) = &anna_before else {
+            panic!("anna is a user");
+        };
+        changed.users[0] = User::clone(user);
+        access.reconfigure(changed);
+
+        assert!(!access.is_current(&old));
+        assert!(access.is_current(&anna_before));
+        let new = credentials("device", "porch-token-99999");
+        assert!(access.log_in(&new).await.is_ok());
+        assert!(access.log_in(&anna).await.is_ok());
+        let denied = access.log_in(&credentials("device", TOKEN)).await;
+        assert_eq!(cost(&denied.unwrap_err()), Some(1));
+    }
 }

@@ -146,3 +146,6 @@ fn publish_own(broker: &Broker, topic: String, payload: Bytes, retain: bool) {
     };
     broker.publish(None, message, Instant::now());
 }
+
+#[cfg(test)]
+mod tests;
