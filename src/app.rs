@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -45,6 +45,72 @@ pub struct App {
     hub: Hub,
     mqtt: Mqtt,
     dispatch: Dispatch,
+    config: Arc<Mutex<Config>>,
+}
+
+/// Takes another configuration while pinhook runs; cheap to clone.
+#[derive(Clone)]
+pub struct Reloader {
+    hub: Hub,
+    mqtt: Mqtt,
+    dispatch: Dispatch,
+    /// What is in effect, or will be at the next start.
+    config: Arc<Mutex<Config>>,
+}
+
+impl Reloader {
+    /// Puts users, devices, webhooks and defaults of `config` into effect, without
+    /// dropping connections whose login is still the same, and resumes stopped
+    /// webhooks (product.md §9). Returns the keys that have changed and wait for
+    /// a restart.
+    ///
+    /// # Errors
+    ///
+    /// When an HTTP client cannot be set up; then nothing has changed.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, Error> {
+        self.dispatch.prepare(&config.webhooks)?;
+        let mut current = self.config.lock().expect("no panic under this lock");
+        let waiting = current.needs_restart(&config);
+        let mask = mask(&config);
+        self.hub.reconfigure(routes(&config));
+        self.mqtt.reconfigure(config.access.clone(), mask.clone());
+        self.dispatch.reconfigure(mask);
+        // What waits for a restart is said every time until then.
+        let Config {
+            listen_mqtt,
+            log,
+            log_format,
+            limits,
+            ..
+        } = current.clone();
+        *current = Config {
+            listen_mqtt,
+            log,
+            log_format,
+            limits,
+            ..config
+        };
+        Ok(waiting)
+    }
+}
+
+/// Who triggers what.
+fn routes(config: &Config) -> hub::Routes {
+    let devices = config.access.devices.iter();
+    hub::Routes {
+        devices: devices.map(|login| Arc::clone(&login.device)).collect(),
+        webhooks: config.webhooks.clone(),
+        zone: config.zone.clone(),
+        owner_email: config.owner_email.clone(),
+    }
+}
+
+/// What must not be shown.
+fn mask(config: &Config) -> Mask {
+    let devices = config.access.devices.iter();
+    let tokens = devices.map(|login| login.device.token.expose());
+    let secrets = config.secrets.iter().map(String::as_str);
+    Mask::new(tokens.chain(secrets))
 }
 
 impl App {
@@ -56,21 +122,9 @@ impl App {
     pub async fn start(config: Config) -> Result<App, Error> {
         net::tls::install();
         let limits = &config.limits;
-        let tokens = config
-            .access
-            .devices
-            .iter()
-            .map(|login| login.device.token.expose());
-        let secrets = config.secrets.iter().map(String::as_str);
-        let mask = Mask::new(tokens.chain(secrets));
-        let devices = config.access.devices.iter();
+        let mask = mask(&config);
         let hub = Hub::new(hub::Settings {
-            routes: hub::Routes {
-                devices: devices.map(|login| Arc::clone(&login.device)).collect(),
-                webhooks: config.webhooks.clone(),
-                zone: config.zone,
-                owner_email: config.owner_email,
-            },
+            routes: routes(&config),
             writes_per_second: limits.writes_per_second,
             value: limits.value,
             first_id: rand::random(),
@@ -100,7 +154,7 @@ impl App {
         let mqtt = Mqtt::new(
             hub.clone(),
             broker,
-            Access::new(config.access),
+            Access::new(config.access.clone()),
             mask,
             settings,
         );
@@ -109,8 +163,8 @@ impl App {
             per_address: limits.connections_per_address,
         }));
         let mut listeners = Vec::new();
-        for address in config.listen_mqtt {
-            listeners.push(Listener::bind(address, LISTEN_MQTT).await?);
+        for address in &config.listen_mqtt {
+            listeners.push(Listener::bind(*address, LISTEN_MQTT).await?);
         }
         Ok(App {
             listeners,
@@ -118,7 +172,18 @@ impl App {
             hub,
             mqtt,
             dispatch,
+            config: Arc::new(Mutex::new(config)),
         })
+    }
+
+    /// What takes another configuration while pinhook runs.
+    pub fn reloader(&self) -> Reloader {
+        Reloader {
+            hub: self.hub.clone(),
+            mqtt: self.mqtt.clone(),
+            dispatch: self.dispatch.clone(),
+            config: Arc::clone(&self.config),
+        }
     }
 
     /// Where MQTT clients can connect.

@@ -29,12 +29,14 @@ done
 # systemd-analyze verify looks up every unit and program named, so it gets a root of its own in which
 # they exist, and the result does not depend on what this machine has installed.
 units=$work/root/usr/lib/systemd/system
-mkdir -p "$units" "$work/root/usr/bin"
+mkdir -p "$units" "$work/root/usr/bin" "$work/root/bin"
 for target in sysinit basic shutdown network-online multi-user; do
     printf '[Unit]\nDescription=Stand-in\n' >"$units/$target.target"
 done
-printf '#!/bin/sh\n' >"$work/root/usr/bin/pinhook"
-chmod 755 "$work/root/usr/bin/pinhook"
+for program in usr/bin/pinhook bin/kill; do
+    printf '#!/bin/sh\n' >"$work/root/$program"
+    chmod 755 "$work/root/$program"
+done
 
 # A misspelt key or value is only a line of output to systemd ("ignoring"), not a failure: any output
 # counts as one here.
@@ -70,6 +72,8 @@ grep '^Exec' "$unit" | while IFS= read -r line; do
     case $line in
         "ExecStartPre=/usr/bin/pinhook check /etc/pinhook/config.yaml") ;;
         "ExecStart=/usr/bin/pinhook --config /etc/pinhook/config.yaml") ;;
+        "ExecReload=/usr/bin/pinhook check /etc/pinhook/config.yaml") ;;
+        "ExecReload=/bin/kill -HUP \$MAINPID") ;;
         *) fail "a command this test does not know: $line" ;;
     esac
 done

@@ -9,7 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{BAD_CONFIG, FAILED, count, fail, log, print_line, runtime};
-use crate::app::{App, Error};
+use crate::app::{App, Error, Reloader};
 use crate::config::{Config, DEMO_TOKEN};
 use crate::model::webhook::Triggers;
 
@@ -60,28 +60,86 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     notify(&[NotifyState::Ready, NotifyState::Status(&hello.counts)]);
 
     let stop = CancellationToken::new();
+    let reloader = app.reloader();
     let running = app.run(stop.clone());
     tokio::pin!(running);
-    tokio::select! {
-        ended = &mut running => return Ok(ended?),
-        () = signals.next() => {}
+    loop {
+        let signal = tokio::select! {
+            ended = &mut running => return Ok(ended?),
+            signal = signals.next() => signal,
+        };
+        match signal {
+            Asked::ToStop => break,
+            Asked::ToReload => tokio::select! {
+                ended = &mut running => return Ok(ended?),
+                () = reload(&reloader, path) => {}
+            },
+        }
     }
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
     stop.cancel();
     tokio::select! {
         ended = &mut running => Ok(ended?),
-        () = signals.next() => {
+        () = signals.again() => {
             tracing::warn!("stopping at once");
             std::process::exit(i32::from(FAILED))
         }
     }
 }
 
-/// SIGTERM and SIGINT.
+/// Reads the file again. What is wrong with it is said, and changes nothing.
+async fn reload(reloader: &Reloader, path: &Path) {
+    let mut begun = vec![NotifyState::Reloading];
+    begun.extend(NotifyState::monotonic_usec_now());
+    notify(&begun);
+    let status = match load_again(reloader, path).await {
+        Ok(counts) => counts,
+        Err(why) => {
+            tracing::error!("the configuration stays as it was: {why}");
+            "the last reload failed; the configuration is the one before".to_owned()
+        }
+    };
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+async fn load_again(reloader: &Reloader, path: &Path) -> Result<String, String> {
+    let file = path.to_owned();
+    // Reading it may take a while, and devices need not wait for that.
+    let loaded = tokio::task::spawn_blocking(move || Config::load(&file)).await;
+    let config = loaded
+        .map_err(|_| "reading it has panicked".to_owned())?
+        .map_err(|problems| problems.to_string())?;
+    let counts = counts(&config);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let waiting = reloader.reload(config).map_err(|error| error.to_string())?;
+    tracing::info!("configuration reloaded: {counts}");
+    if !waiting.is_empty() {
+        let keys = waiting.join(", ");
+        tracing::warn!("changed, and in effect after a restart only: {keys}");
+    }
+    Ok(counts)
+}
+
+fn counts(config: &Config) -> String {
+    let devices = count(config.access.devices.len(), "device");
+    let webhooks = count(config.webhooks.len(), "webhook");
+    format!("{devices}, {webhooks}")
+}
+
+/// What a signal asks for.
+enum Asked {
+    ToStop,
+    ToReload,
+}
+
+/// SIGTERM, SIGINT and SIGHUP.
 struct Signals {
     term: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -89,11 +147,20 @@ impl Signals {
         Ok(Signals {
             term: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for the next of either.
-    async fn next(&mut self) {
+    /// Waits for the next of them.
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::ToReload,
+            () = self.again() => Asked::ToStop,
+        }
+    }
+
+    /// Waits for the next that asks to stop.
+    async fn again(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -118,8 +185,6 @@ struct Hello {
 
 impl Hello {
     fn of(config: &Config, path: &Path) -> Hello {
-        let devices = count(config.access.devices.len(), "device");
-        let webhooks = count(config.webhooks.len(), "webhook");
         let example = config.webhooks.first().and_then(|webhook| {
             let name = webhook.devices.first()?;
             let login = config
@@ -139,7 +204,7 @@ impl Hello {
         });
         Hello {
             file: path.display().to_string(),
-            counts: format!("{devices}, {webhooks}"),
+            counts: counts(config),
             example,
         }
     }

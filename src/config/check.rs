@@ -32,7 +32,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
             ("json", LogFormat::Json),
             ("journal", LogFormat::Journal),
         ];
-        reader.choice(at, &words, &[])
+        reader.choice(at, &words)
     });
     let limits = top.get("limits").map(|at| limits(reader, at));
 

@@ -41,7 +41,7 @@ pub(super) fn is_secret_key(key: &str) -> bool {
         return false;
     }
     PARTS.iter().any(|part| key.contains(part))
-        || ["key", "auth", "pass", "pwd"].contains(&key.as_str())
+        || ["key", "auth", "basic", "pass", "proxy", "pwd"].contains(&key.as_str())
         || key.ends_with("_key")
         || key.ends_with("_auth")
 }
@@ -272,6 +272,10 @@ mod tests {
             "X-Api-Key",
             "key",
             "client_secret",
+            "auth",
+            "bearer",
+            "basic",
+            "proxy",
         ] {
             assert!(is_secret_key(key), "{key}");
         }
@@ -283,6 +287,7 @@ mod tests {
             "author",
             "monkey",
             "pass_through",
+            "basics",
         ] {
             assert!(!is_secret_key(key), "{key}");
         }

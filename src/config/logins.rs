@@ -1,6 +1,7 @@
 //! Reads `devices` and `users`: everybody who may log in.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::access::{BASE, DeviceLogin, Filter, Filters, PasswordHash, User};
@@ -15,6 +16,10 @@ use super::{DEMO_TOKEN, schema};
 
 /// Longest name of a pin, in characters (product.md §2).
 const MAX_PIN_NAME: usize = 50;
+
+/// What a device may say it takes, in bytes: from the smallest packet with a
+/// topic and something in it to the largest of MQTT (MQTT-1.5.5).
+const MESSAGE: RangeInclusive<u64> = 64..=255 * 1024 * 1024;
 
 /// Stands in for a token that could not be read, so that the rest of its device
 /// can be checked; no configuration with a problem is ever used.
@@ -101,6 +106,8 @@ pub(super) fn devices(
         let names_in_topics = fields
             .get("names_in_topics")
             .and_then(|at| reader.boolean(at));
+        let max_message = fields.get("max_message");
+        let max_message = max_message.and_then(|at| reader.size(at, MESSAGE));
         let publish = filters(reader, fields.get("publish"), Whose::Device);
         let subscribe = filters(reader, fields.get("subscribe"), Whose::Device);
         let Some(name) = name else { continue };
@@ -116,7 +123,7 @@ pub(super) fn devices(
             vars: vars.unwrap_or_default(),
             pin_names: pin_names.unwrap_or_default(),
             names_in_topics: names_in_topics.unwrap_or(false),
-            max_message: None,
+            max_message: max_message.map(|bytes| bytes as usize),
         };
         devices.push(ReadDevice {
             login: DeviceLogin {

@@ -1,10 +1,14 @@
 //! The configuration file, read and checked, or every problem found in it.
 //!
 //! The file is read into a tree of nodes that know their place (`tree`), the
-//! nodes are read as what the schema wants (`read`), and `check`, `logins`, `webhook`
-//! and `request` turn them into the settings of the parts. A problem never ends the reading:
-//! all are reported at once (product.md §9). Nothing secret is in a problem.
+//! nodes are read as what the schema wants (`read`), and the others turn them into
+//! the settings of the parts: `check` the whole and what belongs to the daemon,
+//! `logins` devices and users, `webhook` the webhooks, each with its `trigger`,
+//! `request`, `auth` and `transport`, in which `template` reads what has gaps. A
+//! problem never ends the reading: all are reported at once (product.md §9).
+//! Nothing secret is in a problem.
 
+mod auth;
 mod check;
 mod hidden;
 mod logins;
@@ -14,7 +18,10 @@ mod request;
 mod schema;
 mod sources;
 mod syntax;
+mod template;
+mod transport;
 mod tree;
+mod trigger;
 mod units;
 mod webhook;
 
@@ -64,9 +71,9 @@ pub struct Config {
     pub webhooks: Vec<Arc<Webhook>>,
     /// What the daemon holds at most.
     pub limits: Limits,
-    /// Texts of 6 characters or more that a `${NAME}` stood for, to be masked in
-    /// whatever is shown. Tokens and password hashes are not among them unless
-    /// they came by a `${NAME}`.
+    /// Texts of 6 characters or more that a `${NAME}` stood for, and what `auth` and
+    /// `proxy` keep secret, to be masked in whatever is shown. Tokens of devices and
+    /// password hashes are not among them unless they came by a `${NAME}`.
     pub secrets: Vec<String>,
     /// What works and is still worth a word, a sentence each, with its line.
     pub warnings: Vec<String>,
@@ -179,9 +186,11 @@ impl Config {
                 .push(fault.expected("`key: value` lines, beginning with `devices:` or `listen:`"));
             return Err(Problems::new(faults, &name, text, &hidden));
         }
-        let mut reader = Reader::new(sources::Sources::new(surroundings), faults, hidden);
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        let sources = sources::Sources::new(surroundings);
+        let mut reader = Reader::new(sources, folder, faults, hidden);
         let root = At::root(&root);
-        open_secrets(&mut reader, &root, path);
+        open_secrets(&mut reader, &root);
         let mut config = check::config(&mut reader, &root);
         if !reader.faults.is_empty() {
             return Err(Problems::new(reader.faults, &name, text, &reader.hidden));
@@ -199,11 +208,25 @@ impl Config {
         }
         Ok(config)
     }
+
+    /// The keys whose values differ in `new` and that take effect only at the next
+    /// start; every other one can be changed while the daemon runs.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        let own = [
+            ("listen.mqtt", self.listen_mqtt == new.listen_mqtt),
+            ("log", self.log == new.log),
+            ("log_format", self.log_format == new.log_format),
+        ];
+        let changed = own.into_iter().filter(|(_, is_same)| !is_same);
+        let mut keys: Vec<&'static str> = changed.map(|(key, _)| key).collect();
+        keys.extend(self.limits.differing(&new.limits));
+        keys
+    }
 }
 
 /// Opens the secrets file before anything is filled in; its own path can only
 /// come from the other two sources.
-fn open_secrets(reader: &mut Reader<'_>, root: &At<'_>, config: &Path) {
+fn open_secrets(reader: &mut Reader<'_>, root: &At<'_>) {
     const EXPECTED: &str = "the path of a file with lines NAME=value";
     let entries = reader.entries(root, "a map");
     let Some((_, at)) = entries.into_iter().find(|(key, _)| key.text == "secrets") else {
@@ -218,7 +241,7 @@ fn open_secrets(reader: &mut Reader<'_>, root: &At<'_>, config: &Path) {
     let Some(file) = reader.text(&at, EXPECTED) else {
         return;
     };
-    let path = config.parent().unwrap_or(Path::new("")).join(&file);
+    let path = reader.folder.join(&file);
     let shown = path.display().to_string();
     let mut faults = Vec::new();
     if let Err(why) = reader.sources.open(&path, &shown, &mut faults) {

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::hidden::{Hidden, MIN_SECRET, is_secret, is_secret_key, is_token};
 use super::report::{Fault, Span, nearest};
 use super::schema::{self, Keys};
 use super::sources::{Piece, Sources, pieces};
+use super::transport::Transports;
 use super::tree::{Key, Kind, Node, Value, join};
 use super::units::{self, Wrong};
 
@@ -25,8 +27,11 @@ pub(super) struct Reader<'s> {
     pub hidden: Hidden,
     /// What works and is still worth a word.
     pub warnings: Vec<(Span, String)>,
-    /// Texts that `${NAME}` stood for and that must be masked from now on.
+    /// Texts that must be masked from now on.
     pub secrets: Vec<String>,
+    /// The folder of the file: paths in it begin there.
+    pub folder: PathBuf,
+    pub transports: Transports,
 }
 
 /// A node and the way to it.
@@ -115,6 +120,11 @@ impl<'n> At<'n> {
         }
     }
 
+    /// Whether it stands in `defaults`.
+    pub fn is_default(&self) -> bool {
+        self.path.starts_with("defaults.")
+    }
+
     /// Whether it is the word `off`.
     pub fn is_off(&self) -> bool {
         matches!(&self.node.value, Value::Scalar(scalar) if scalar.text == "off")
@@ -171,13 +181,28 @@ impl<'n> Fields<'n> {
 }
 
 impl<'s> Reader<'s> {
-    pub fn new(sources: Sources<'s>, faults: Vec<Fault>, hidden: Hidden) -> Reader<'s> {
+    pub fn new(
+        sources: Sources<'s>,
+        folder: PathBuf,
+        faults: Vec<Fault>,
+        hidden: Hidden,
+    ) -> Reader<'s> {
         Reader {
             sources,
             faults,
             hidden,
             warnings: Vec::new(),
             secrets: Vec::new(),
+            folder,
+            transports: Transports::default(),
+        }
+    }
+
+    /// Hides `text` here and, from 6 characters on, masks it from now on.
+    pub fn keep_secret(&mut self, text: &str) {
+        self.hidden.secret(text);
+        if text.chars().count() >= MIN_SECRET && !self.secrets.iter().any(|known| known == text) {
+            self.secrets.push(text.to_owned());
         }
     }
 
@@ -187,12 +212,6 @@ impl<'s> Reader<'s> {
             let fault = at.fault(at.found());
             self.faults.push(fault.expected(expected));
         }
-    }
-
-    /// Notes that the value of `at` does not work yet.
-    pub fn later(&mut self, at: &At<'_>, only: &str) {
-        let found = format!("{} is not built yet in this version", at.describe());
-        self.faults.push(at.fault(found).expected(only));
     }
 
     /// The entries of a map that has only `keys`; nothing at all is an empty map.
@@ -379,10 +398,7 @@ impl<'s> Reader<'s> {
         let found = self.sources.find(name);
         let found = found.filter(|text| !text.is_empty() || default.is_none());
         if let Some(text) = found {
-            self.hidden.secret(&text);
-            if text.chars().count() >= MIN_SECRET && !self.secrets.contains(&text) {
-                self.secrets.push(text.clone());
-            }
+            self.keep_secret(&text);
             return Some(text);
         }
         if default.is_none() && !self.sources.is_partial {
@@ -515,28 +531,21 @@ impl<'s> Reader<'s> {
         )
     }
 
-    /// One of a few words; those of `later` are not built yet.
-    pub fn choice<T: Copy>(
-        &mut self,
-        at: &At<'_>,
-        words: &[(&str, T)],
-        later: &[&str],
-    ) -> Option<T> {
+    /// A status or a range of them.
+    pub fn statuses(&mut self, at: &At<'_>) -> Option<RangeInclusive<u16>> {
+        self.parsed(at, units::STATUSES, units::statuses)
+    }
+
+    /// One of a few words.
+    pub fn choice<T: Copy>(&mut self, at: &At<'_>, words: &[(&str, T)]) -> Option<T> {
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let expected = match names.as_slice() {
-            [only] => format!("`{only}`"),
-            _ => format!("one of {}", names.join(", ")),
-        };
+        let expected = format!("one of {}", names.join(", "));
         let text = self.text(at, &expected)?;
         if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
-        if later.contains(&text.as_str()) {
-            self.later(at, &expected);
-        } else {
-            let fault = at.fault(at.found()).expected(expected);
-            self.faults.push(fault.nearest(&text, names));
-        }
+        let fault = at.fault(at.found()).expected(expected);
+        self.faults.push(fault.nearest(&text, names));
         None
     }
 }

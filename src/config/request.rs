@@ -1,16 +1,16 @@
-//! Reads what a webhook sends: URL, headers and body, and the templates in them.
+//! Reads what a webhook sends: URL, headers and body.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
-use crate::model::Device;
+use url::Url;
+
 use crate::model::request::{BodyTemplate, JsonTemplate, Method, RequestTemplate, body_place};
-use crate::model::template::{Expression, Names, Place, Spelling, Template, TemplateError};
-use crate::model::webhook::unknown_pins;
+use crate::model::template::{Expression, Names, Place, Spelling, Template};
 
-use super::logins::PIN_EXPECTED;
-use super::read::{At, Fields, Filled, Reader};
-use super::report::Fault;
+use super::auth::auth;
+use super::read::{At, Fields, Filled};
+use super::report::{Fault, Span};
+use super::template::Reading;
 use super::tree::{Kind, Value};
 
 /// The keys of which a webhook has one at most.
@@ -31,65 +31,40 @@ const FORBIDDEN_HEADERS: [&str; 10] = [
     "upgrade",
 ];
 
-/// The filters of the engine that people use most, to find the nearest.
-const FILTERS: [&str; 33] = [
-    "abs",
-    "bool",
-    "capitalize",
-    "default",
-    "first",
-    "float",
-    "format",
-    "int",
-    "items",
-    "join",
-    "last",
-    "length",
-    "list",
-    "lower",
-    "map",
-    "max",
-    "min",
-    "raw",
-    "replace",
-    "reverse",
-    "round",
-    "select",
-    "slice",
-    "sort",
-    "split",
-    "string",
-    "sum",
-    "title",
-    "tojson",
-    "trim",
-    "unique",
-    "upper",
-    "urlencode",
-];
+/// The headers of a webhook.
+#[derive(Default)]
+struct Headers {
+    list: Vec<(String, Template)>,
+    /// The text of the Content-Type among them.
+    content_type: Option<String>,
+    authorization: Option<Authorization>,
+}
 
-/// One webhook while it is read.
-pub(super) struct Reading<'r, 's> {
-    pub reader: &'r mut Reader<'s>,
-    /// The devices that trigger it.
-    pub devices: Vec<Arc<Device>>,
-    /// Whether the owner's address is set.
-    pub has_email: bool,
-    /// Whether Blynk's placeholders are gaps.
-    pub has_placeholders: bool,
+/// Where a header `Authorization` stands.
+struct Authorization {
+    span: Span,
+    path: String,
+    is_default: bool,
 }
 
 impl Reading<'_, '_> {
     /// The request, if its URL can be read.
     pub fn request(&mut self, fields: &Fields<'_>) -> Option<RequestTemplate> {
-        let (headers, content_type) = match fields.get("headers") {
+        let headers = match fields.get("headers") {
             Some(at) => self.headers(at),
-            None => (Vec::new(), None),
+            None => Headers::default(),
         };
-        let body = self.body(fields, content_type.as_deref());
+        let auth = fields.get("auth").and_then(|at| {
+            let auth = auth(self.reader, at);
+            if let Some(header) = headers.authorization.as_ref().filter(|_| !at.is_off()) {
+                self.two_authorizations(at, header);
+            }
+            auth
+        });
+        let body = self.body(fields, headers.content_type.as_deref());
         let method = fields.get("method").and_then(|at| {
             let words = Method::ALL.map(|method| (method.as_str(), method));
-            self.reader.choice(at, &words, &[])
+            self.reader.choice(at, &words)
         });
         let default = match body {
             BodyTemplate::Empty => Method::Get,
@@ -99,15 +74,37 @@ impl Reading<'_, '_> {
         Some(RequestTemplate {
             method: method.unwrap_or(default),
             url,
-            headers,
-            auth: None,
+            headers: headers.list,
+            auth,
             body,
         })
+    }
+
+    /// Notes that `auth` and a header of that name stand side by side.
+    fn two_authorizations(&mut self, auth: &At<'_>, header: &Authorization) {
+        let (span, path) = match header.is_default && !auth.is_default() {
+            true => (auth.name(), &auth.path),
+            false => (header.span, &header.path),
+        };
+        let fault = Fault::new(
+            span,
+            path.clone(),
+            "`auth` beside the header `Authorization`",
+        );
+        let fault = fault.expected("one of the two");
+        self.reader
+            .faults
+            .push(match (auth.is_default(), header.is_default) {
+                (true, false) => fault.hint("`auth: off` leaves the one of `defaults` out"),
+                (false, true) => fault.hint("`headers: {}` leaves those of `defaults` out"),
+                _ => fault,
+            });
     }
 
     fn url(&mut self, at: &At<'_>) -> Option<Template> {
         let filled = self.reader.filled(at, "a URL")?;
         let url = self.template(at, &filled, Place::Url, Names::Request)?;
+        self.check_host(at, &filled)?;
         // Without a variable in it, parsing it has checked it.
         let depends = url.uses("device.vars");
         for device in self.devices.iter().filter(|_| depends) {
@@ -127,10 +124,30 @@ impl Reading<'_, '_> {
         Some(url)
     }
 
-    /// The headers, and the text of the Content-Type among them.
-    fn headers(&mut self, at: &At<'_>) -> (Vec<(String, Template)>, Option<String>) {
-        let mut headers = Vec::new();
-        let mut content_type = None;
+    /// Looks for a host that never changes, and so would never be allowed.
+    fn check_host(&mut self, at: &At<'_>, filled: &Filled) -> Option<()> {
+        let Some(hosts) = &self.hosts else {
+            return Some(());
+        };
+        let spelling = Spelling {
+            open_origin: false,
+            ..self.spelling(Names::Request)
+        };
+        let is_open = Template::parse(&filled.text, Place::Url, spelling).is_err();
+        // With a variable of the device in its host it is no URL.
+        let url = Url::parse(&filled.text.whole()).ok();
+        let Some(url) = url.filter(|url| !is_open && !hosts.allow(url)) else {
+            return Some(());
+        };
+        let host = url.host_str().unwrap_or_default();
+        let fault = at.fault(format!("the host `{host}` is none of `allow_hosts`"));
+        let fault = fault.expected("a host that `allow_hosts` lists, or one more line there");
+        self.reader.faults.push(fault);
+        None
+    }
+
+    fn headers(&mut self, at: &At<'_>) -> Headers {
+        let mut headers = Headers::default();
         let mut seen = HashSet::new();
         for (key, at) in self.reader.entries(at, "a map of header names") {
             let name = key.text.as_str();
@@ -149,6 +166,13 @@ impl Reading<'_, '_> {
                     .faults
                     .push(fault.expected("each header once, in whatever case"));
             }
+            if lower == "authorization" {
+                headers.authorization = Some(Authorization {
+                    span: key.span,
+                    path: at.path.clone(),
+                    is_default: at.is_default(),
+                });
+            }
             let Some(filled) = self.reader.filled(&at, "the header's value") else {
                 continue;
             };
@@ -165,12 +189,13 @@ impl Reading<'_, '_> {
                 continue;
             }
             if lower == "content-type" {
-                content_type = Some(filled.text.whole());
+                headers.content_type = Some(filled.text.whole());
             }
             let value = self.template(&at, &filled, Place::Text, Names::Request);
-            headers.extend(value.map(|value| (name.to_owned(), value)));
+            let header = value.map(|value| (name.to_owned(), value));
+            headers.list.extend(header);
         }
-        (headers, content_type)
+        headers
     }
 
     fn body(&mut self, fields: &Fields<'_>, content_type: Option<&str>) -> BodyTemplate {
@@ -189,11 +214,27 @@ impl Reading<'_, '_> {
         }
         let body = match kind {
             "body" => self.text_body(at, content_type).map(BodyTemplate::Text),
+            "json" if self.is_json_text(at) => {
+                let fault = at.fault("found JSON as a text, which would be sent as one string");
+                let fault = fault.expected("the tree as YAML: `json: {temperature: 5}`");
+                self.reader
+                    .faults
+                    .push(fault.hint("`body:` takes JSON as a text"));
+                None
+            }
             "json" => self.json(at).map(BodyTemplate::Json),
             _ => Some(BodyTemplate::Form(self.form(at))),
         };
         // Only the default method depends on it once there is a problem.
         body.unwrap_or_else(|| BodyTemplate::Form(Vec::new()))
+    }
+
+    /// Whether JSON is written as a text: `json: '{"a": 1}'`.
+    fn is_json_text(&self, at: &At<'_>) -> bool {
+        match &at.node.value {
+            Value::Scalar(scalar) => body_place(None, &scalar.text) == Place::Json,
+            _ => false,
+        }
     }
 
     fn text_body(&mut self, at: &At<'_>, content_type: Option<&str>) -> Option<Template> {
@@ -275,102 +316,6 @@ impl Reading<'_, '_> {
                 self.reader.faults.push(fault);
                 None
             }
-        }
-    }
-
-    fn spelling(&self, names: Names) -> Spelling {
-        Spelling {
-            placeholders: self.has_placeholders,
-            names,
-            escape: true,
-            open_origin: false,
-        }
-    }
-
-    /// Parses a template, and checks what it asks for.
-    pub fn template(
-        &mut self,
-        at: &At<'_>,
-        filled: &Filled,
-        place: Place,
-        names: Names,
-    ) -> Option<Template> {
-        let template = match Template::parse(&filled.text, place, self.spelling(names)) {
-            Ok(template) => template,
-            Err(error) => {
-                let fault = self.explain(at, filled, error);
-                self.reader.faults.push(fault);
-                return None;
-            }
-        };
-        if template.uses("pinhook_owner_email") && !self.has_email {
-            let fault = at.fault("a placeholder for the owner's e-mail address, which is not set");
-            self.reader
-                .faults
-                .push(fault.expected("`owner_email:` and the address, at the top level"));
-        }
-        if template.is_raw() {
-            let says = format!(
-                "{}: `| raw` puts the value in unescaped: whoever writes the pin can change more \
-                 of the request than this gap",
-                at.path
-            );
-            self.reader.warnings.push((at.place(), says));
-        }
-        let asks_for_pins = template.pins().next().is_some();
-        for device in self.devices.iter().filter(|_| asks_for_pins) {
-            for pin in unknown_pins(template.pins(), device) {
-                let known = device.pin_names.values().map(String::as_str);
-                let found = format!("`pins.{pin}`: `{}` has no such pin", device.name);
-                let fault = at.fault(found).focus(pin);
-                let fault =
-                    fault.expected(format!("{PIN_EXPECTED}, or a name the device gives one"));
-                self.reader.faults.push(fault.nearest(pin, known));
-            }
-        }
-        Some(template)
-    }
-
-    fn explain(&self, at: &At<'_>, filled: &Filled, error: TemplateError) -> Fault {
-        let fault = at.fault(error.to_string());
-        match &error {
-            TemplateError::Syntax(_) => fault.expected("a template such as `{{ value }}`"),
-            TemplateError::UnknownName { name, known } => fault
-                .focus(name)
-                .nearest(name, known.iter().copied())
-                .expected(format!("one of {}", known.join(", "))),
-            TemplateError::UnknownFilter(name) => fault
-                .focus(name)
-                .nearest(name, FILTERS)
-                .expected("a filter of MiniJinja, such as default, round, upper or tojson"),
-            TemplateError::SecretInside => {
-                fault.expected("`${…}` outside the braces, or a variable: `device.vars.NAME`")
-            }
-            TemplateError::OpenOrigin => {
-                let fault = fault.expected("http:// or https:// and a host without a gap");
-                match filled.text.plain().contains("/pin/") && self.has_placeholders {
-                    true => fault.hint(
-                        "`/pin/` is replaced with both its slashes, so the value would follow the \
-                         host directly: write `//pin/`, or `placeholders: off` if /pin/ is a path",
-                    ),
-                    false => fault,
-                }
-            }
-            TemplateError::Origin(_) => {
-                let fault = fault.expected("http:// or https:// and a host");
-                // The engine's words may quote what `${NAME}` stands for.
-                match filled.is_filled {
-                    true => Fault {
-                        found: "with `${…}` filled in, this is no URL".to_owned(),
-                        ..fault
-                    },
-                    false => fault,
-                }
-            }
-            TemplateError::Dots(_) => {
-                fault.expected("a path without it: it would remove the part before it")
-            }
-            TemplateError::Reserved | TemplateError::InBlock | TemplateError::AfterEscape => fault,
         }
     }
 }

@@ -80,6 +80,7 @@ pub(super) const USER: Keys = Keys {
 pub(super) const DEVICE: Keys = Keys {
     home: "devices.NAME",
     built: &[
+        "max_message",
         "names_in_topics",
         "pins",
         "publish",
@@ -87,7 +88,7 @@ pub(super) const DEVICE: Keys = Keys {
         "token",
         "vars",
     ],
-    later: &["bridge_to", "max_message"],
+    later: &["bridge_to"],
 };
 
 /// `devices.NAME.pins.P`
@@ -97,35 +98,24 @@ pub(super) const PIN: Keys = Keys {
     later: &["mode", "unit"],
 };
 
-const WEBHOOK_LATER: &[&str] = &[
-    "allow_hosts",
-    "auth",
-    "durable",
-    "escape",
-    "event",
-    "from",
-    "max_age",
-    "proxy",
-    "queue",
-    "redirects",
-    "retry",
-    "retry_unsafe",
-    "success",
-    "tls",
-    "when",
-];
+const WEBHOOK_LATER: &[&str] = &["durable", "max_age"];
 
 /// `webhooks.NAME`
 pub(super) const WEBHOOK: Keys = Keys {
     home: "webhooks.NAME",
     built: &[
+        "allow_hosts",
+        "auth",
         "body",
         "concurrency",
         "connect_timeout",
         "device",
+        "escape",
+        "event",
         "every",
         "excess",
         "form",
+        "from",
         "headers",
         "json",
         "method",
@@ -133,21 +123,36 @@ pub(super) const WEBHOOK: Keys = Keys {
         "pin",
         "placeholders",
         "probe",
+        "proxy",
+        "queue",
+        "redirects",
         "response",
+        "retry",
+        "retry_unsafe",
         "stop_after",
+        "success",
         "timeout",
+        "tls",
         "url",
+        "when",
     ],
     later: WEBHOOK_LATER,
 };
+
+/// The keys that make a webhook that webhook, and so do not stand in `defaults`.
+#[cfg(test)]
+const OWN: [&str; 6] = ["device", "event", "from", "pin", "url", "when"];
 
 /// `defaults`: what can hold for several webhooks.
 pub(super) const DEFAULTS: Keys = Keys {
     home: "defaults",
     built: &[
+        "allow_hosts",
+        "auth",
         "body",
         "concurrency",
         "connect_timeout",
+        "escape",
         "every",
         "excess",
         "form",
@@ -157,9 +162,16 @@ pub(super) const DEFAULTS: Keys = Keys {
         "per",
         "placeholders",
         "probe",
+        "proxy",
+        "queue",
+        "redirects",
         "response",
+        "retry",
+        "retry_unsafe",
         "stop_after",
+        "success",
         "timeout",
+        "tls",
     ],
     later: WEBHOOK_LATER,
 };
@@ -167,13 +179,36 @@ pub(super) const DEFAULTS: Keys = Keys {
 /// `webhooks.NAME.response`
 pub(super) const RESPONSE: Keys = Keys {
     home: "webhooks.NAME.response",
-    built: &["max_size", "to", "value"],
-    later: &["keep"],
+    built: &["keep", "max_size", "to", "value"],
+    later: &[],
+};
+
+/// `webhooks.NAME.auth`
+pub(super) const AUTH: Keys = Keys {
+    home: "webhooks.NAME.auth",
+    built: &["basic", "bearer"],
+    later: &[],
+};
+
+/// `webhooks.NAME.auth.basic`
+pub(super) const BASIC: Keys = Keys {
+    home: "webhooks.NAME.auth.basic",
+    built: &["password", "username"],
+    later: &[],
+};
+
+/// `webhooks.NAME.tls`
+pub(super) const TLS: Keys = Keys {
+    home: "webhooks.NAME.tls",
+    built: &["ca_file", "insecure", "server_name"],
+    later: &[],
 };
 
 /// Where `key` belongs, if it is a key of another map.
 pub(super) fn home_of(key: &str) -> Option<&'static str> {
-    const ALL: [&Keys; 7] = [&WEBHOOK, &DEVICE, &USER, &LIMITS, &RESPONSE, &LISTEN, &PIN];
+    const ALL: [&Keys; 10] = [
+        &WEBHOOK, &DEVICE, &USER, &LIMITS, &RESPONSE, &LISTEN, &PIN, &AUTH, &BASIC, &TLS,
+    ];
     let has = |keys: &&&Keys| keys.built.contains(&key) || keys.later.contains(&key);
     ALL.iter().find(has).map(|keys| keys.home)
 }
@@ -210,6 +245,65 @@ pub struct Limits {
     pub in_flight: usize,
 }
 
+impl Limits {
+    /// The keys whose values are not those of `other`.
+    pub(super) fn differing(&self, other: &Limits) -> Vec<&'static str> {
+        let Limits {
+            connections,
+            connections_per_address,
+            packet,
+            value,
+            topic,
+            writes_per_second,
+            subscriptions,
+            session_queue,
+            session_queue_bytes,
+            retained,
+            retained_bytes,
+            retained_per_device,
+            in_flight,
+        } = self;
+        let keys = [
+            ("limits.connections", *connections == other.connections),
+            (
+                "limits.connections_per_address",
+                *connections_per_address == other.connections_per_address,
+            ),
+            ("limits.packet", *packet == other.packet),
+            ("limits.value", *value == other.value),
+            ("limits.topic", *topic == other.topic),
+            (
+                "limits.writes_per_second",
+                *writes_per_second == other.writes_per_second,
+            ),
+            (
+                "limits.subscriptions",
+                *subscriptions == other.subscriptions,
+            ),
+            (
+                "limits.session_queue",
+                *session_queue == other.session_queue,
+            ),
+            (
+                "limits.session_queue_bytes",
+                *session_queue_bytes == other.session_queue_bytes,
+            ),
+            ("limits.retained", *retained == other.retained),
+            (
+                "limits.retained_bytes",
+                *retained_bytes == other.retained_bytes,
+            ),
+            (
+                "limits.retained_per_device",
+                *retained_per_device == other.retained_per_device,
+            ),
+            ("limits.in_flight", *in_flight == other.in_flight),
+        ];
+        let changed = keys.into_iter().filter(|(_, is_same)| !is_same);
+        changed.map(|(key, _)| key).collect()
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         const KIB: usize = 1024;
@@ -239,7 +333,8 @@ mod tests {
     #[test]
     fn a_key_stands_in_one_list_and_the_lists_are_sorted() {
         for keys in [
-            &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &DEFAULTS, &RESPONSE,
+            &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &DEFAULTS, &RESPONSE, &AUTH,
+            &BASIC, &TLS,
         ] {
             assert!(
                 keys.built.is_sorted() && keys.later.is_sorted(),
@@ -257,8 +352,28 @@ mod tests {
     #[test]
     fn defaults_are_the_keys_of_a_webhook_but_for_what_makes_it_that_webhook() {
         let mut keys = WEBHOOK.built.to_vec();
-        keys.retain(|key| !["device", "pin", "url"].contains(key));
+        keys.retain(|key| !OWN.contains(key));
 
         assert_eq!(keys, DEFAULTS.built);
+    }
+
+    #[test]
+    fn every_key_that_works_stands_in_the_shipped_configuration() {
+        let shipped = include_str!("../../config.yaml");
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let stands = |key: &str| {
+            let key = format!("{key}:");
+            let mut places = shipped.match_indices(&key);
+            places.any(|(at, _)| !shipped[..at].ends_with(is_word))
+        };
+        // Listeners and front ends that can only be off.
+        let off = ["blynk", "metrics", "http", "https", "mqtts"];
+        for keys in [
+            &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &RESPONSE, &AUTH, &BASIC, &TLS,
+        ] {
+            for key in keys.built.iter().filter(|key| !off.contains(key)) {
+                assert!(stands(key), "{}: {key}", keys.home);
+            }
+        }
     }
 }

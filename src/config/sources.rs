@@ -131,6 +131,11 @@ impl<'s> Sources<'s> {
         Ok(())
     }
 
+    /// The content of another file.
+    pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.surroundings.read(path)
+    }
+
     /// What `name` stands for; an empty text counts, as it does in a shell's `${NAME}`.
     pub fn find(&self, name: &str) -> Option<String> {
         let in_file = || self.file.as_ref()?.values.get(name).cloned();

@@ -1,6 +1,7 @@
 //! How durations, sizes, addresses and log levels are written (product.md §9).
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// Longest duration: times are added to the clock, which must not overflow.
@@ -11,6 +12,13 @@ pub(super) const DURATION: &str = "a duration: 500ms, 10s, 5m, 1h, 7d, or 0";
 
 /// What a size is, for messages.
 pub(super) const SIZE: &str = "a size: 512B, 16KiB, 1MiB";
+
+/// What statuses are, for messages.
+pub(super) const STATUSES: &str =
+    "a status such as 200, a range such as 200-299, or a list of these";
+
+/// The statuses that can be a success: 1xx are no final answer (RFC 9110 §15.2).
+const SUCCESS: RangeInclusive<u16> = 200..=599;
 
 /// Why a text is not what it should be.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +82,42 @@ pub(super) fn size(text: &str) -> Result<u64, Wrong> {
         return Err(wrong(Some(plain)));
     }
     number.checked_mul(bytes).ok_or_else(|| wrong(None))
+}
+
+/// `302`, `200-299`
+pub(super) fn statuses(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
+    let wrong = |meant| Wrong {
+        expected: STATUSES,
+        meant,
+    };
+    let class = text.strip_suffix("xx").or_else(|| text.strip_suffix("XX"));
+    if let Some(class) = class.and_then(|class| class.parse::<u16>().ok())
+        && (2..=5).contains(&class)
+    {
+        return Err(wrong(Some(format!("{class}00-{class}99"))));
+    }
+    let number = |text: &str| text.trim().parse::<u16>().ok();
+    let dashes = ["-", "..=", "..", "\u{2013}"];
+    let ends = dashes.iter().find_map(|dash| text.split_once(dash));
+    let (first, last) = match ends {
+        Some((first, last)) => (number(first), number(last)),
+        None => (number(text), number(text)),
+    };
+    let (first, last) = first.zip(last).ok_or_else(|| wrong(None))?;
+    if !SUCCESS.contains(&first) || !SUCCESS.contains(&last) {
+        return Err(Wrong {
+            expected: "a status from 200 to 599",
+            meant: None,
+        });
+    }
+    let plain = match ends {
+        Some(_) => format!("{}-{}", first.min(last), first.max(last)),
+        None => first.to_string(),
+    };
+    match plain == text {
+        true => Ok(first..=last),
+        false => Err(wrong(Some(plain))),
+    }
 }
 
 /// `1883` (all interfaces), `127.0.0.1:1883`, `[::1]:1883`.
@@ -189,6 +233,36 @@ mod tests {
             ("9999999999999999999MiB", None),
         ] {
             assert_eq!(meant(size(text)).as_deref(), near, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_of_statuses() {
+        for (text, range) in [
+            ("200", 200..=200),
+            ("302", 302..=302),
+            ("200-299", 200..=299),
+            ("200-599", 200..=599),
+        ] {
+            assert_eq!(statuses(text), Ok(range), "{text}");
+        }
+        for (text, near) in [
+            ("2xx", Some("200-299")),
+            ("299-200", Some("200-299")),
+            ("200..299", Some("200-299")),
+            ("200..=299", Some("200-299")),
+            ("200 - 299", Some("200-299")),
+            ("0200", Some("200")),
+            ("1xx", None),
+            ("199", None),
+            ("600", None),
+            ("100-299", None),
+            ("-200", None),
+            ("200-", None),
+            ("ok", None),
+            ("", None),
+        ] {
+            assert_eq!(meant(statuses(text)).as_deref(), near, "{text}");
         }
     }
 

@@ -5,21 +5,19 @@ use std::time::Duration;
 
 use crate::model::gate;
 use crate::model::pending::Excess;
-use crate::model::pin::PinError;
 use crate::model::request::RequestTemplate;
 use crate::model::response::{ResponseRule, ResponseTarget, Statuses};
 use crate::model::retry::Retry;
 use crate::model::template::{Names, Place};
-use crate::model::transport::Transport;
-use crate::model::webhook::Triggers as On;
-use crate::model::{Device, Pin, Webhook};
+use crate::model::transport::{Hosts, Transport};
+use crate::model::{Device, Webhook, WebhookName};
 
-use super::logins::{PIN_EXPECTED, pin_problem};
 use super::read::{At, Fields, Reader};
 use super::report::Fault;
-use super::request::{BODIES, Reading};
+use super::request::BODIES;
 use super::schema;
-use super::tree::Value;
+use super::template::Reading;
+use super::trigger::{Kind, Known, Trigger, named_pin, trigger};
 
 /// Largest response that may be asked for, in bytes: it is held in memory.
 const MAX_RESPONSE: u64 = 64 * 1024 * 1024;
@@ -35,82 +33,64 @@ pub(super) fn webhooks(
         Some(at) => reader.fields(at, &schema::DEFAULTS),
         None => Fields::default(),
     };
-    let no_response = Fields::default();
-    let response_defaults = match defaults.get("response") {
-        Some(at) => reader.fields(at, &schema::RESPONSE),
-        None => Fields::default(),
-    };
+    let response_defaults = response_fields(reader, &defaults);
     // Their problems are found even if no webhook uses them; what a webhook
     // finds there again is reported once.
-    let read = |reader: &mut Reader<'_>, fields: &Fields<'_>, response: &Fields<'_>, devices| {
-        let mut webhook = Reading {
-            reader,
-            devices,
-            has_email,
-            has_placeholders: true,
-        };
-        webhook.settings(fields, response)
-    };
-    read(reader, &defaults, &response_defaults, Vec::new());
+    let mut reading = Reading::new(reader, has_email);
+    reading.settings(&defaults, &response_defaults);
 
-    let mut webhooks = Vec::new();
+    let known = Known::new(devices);
     let entries = match top.get("webhooks") {
         Some(at) => reader.entries(at, "a map of webhook names"),
         None => Vec::new(),
     };
+    let mut webhooks = Vec::new();
     for (key, at) in entries {
-        let name = reader.name(key, "webhooks");
+        let name: Option<WebhookName> = reader.name(key, "webhooks");
         if reader.is_misplaced(key, &at, &schema::WEBHOOK) {
             continue;
         }
-        let own = reader.fields(&at, &schema::WEBHOOK);
-        let response = match own.get("response") {
-            Some(at) => reader.fields(at, &schema::RESPONSE),
-            None => no_response.clone(),
+        let own = Own {
+            fields: reader.fields(&at, &schema::WEBHOOK),
+            at,
         };
-        let has_body = BODIES.iter().any(|body| own.get(body).is_some());
+        let own_response = response_fields(reader, &own.fields);
+        let response = own_response.clone().or(&response_defaults);
+        let has_body = BODIES.iter().any(|body| own.fields.get(body).is_some());
         let fields = match has_body {
-            true => own.or(&defaults.clone().without(&BODIES)),
-            false => own.or(&defaults),
+            true => own.fields.clone().or(&defaults.clone().without(&BODIES)),
+            false => own.fields.clone().or(&defaults),
         };
-        let triggers = triggers(reader, &at, &fields, devices);
-        let settings = read(
-            reader,
-            &fields,
-            &response.or(&response_defaults),
-            triggers.devices.clone(),
-        );
-        if fields.get("url").is_none() {
-            let fault = Fault::new(at.name(), at.path.clone(), "`url` is missing");
-            reader
-                .faults
-                .push(fault.expected("`url:` and where the request goes"));
-        }
+        let trigger = trigger(reader, &own.at, &fields, &known);
+        let mut reading = Reading::new(reader, has_email);
+        reading.trigger = trigger.kind.map(|kind| (key.text.as_str(), kind));
+        reading.devices = &trigger.devices;
+        let settings = reading.settings(&fields, &response);
+        let when = fields.get("when").and_then(|at| reading.condition(at));
+        own.check_url(reader);
+        own.check_queue(reader, &settings);
+        check_target(reader, &own_response, &response, &settings, trigger.kind);
         let (Some(name), Some(request)) = (name, settings.request) else {
             continue;
         };
+        let Trigger {
+            devices, on, from, ..
+        } = trigger;
         webhooks.push(Arc::new(Webhook {
             name,
-            devices: triggers
-                .devices
-                .iter()
-                .map(|device| device.name.clone())
-                .collect(),
-            on: On::Pins(triggers.pins),
-            from: None,
-            when: None,
+            devices: devices.iter().map(|device| device.name.clone()).collect(),
+            on,
+            from,
+            when,
             request,
-            allow_hosts: None,
-            transport: Arc::new(settings.transport),
+            allow_hosts: settings.allow_hosts,
+            transport: settings.transport,
             timeout: settings.timeout,
-            redirects: 0,
-            success: Statuses::default(),
+            redirects: settings.redirects,
+            success: settings.success,
             limits: settings.limits,
-            excess: Excess::Latest,
-            retry: Retry {
-                attempts: 1,
-                is_unsafe: false,
-            },
+            excess: settings.excess,
+            retry: settings.retry,
             concurrency: settings.concurrency,
             response: settings.response,
         }));
@@ -118,192 +98,194 @@ pub(super) fn webhooks(
     webhooks
 }
 
-/// What triggers a webhook.
-struct Triggers {
-    devices: Vec<Arc<Device>>,
-    pins: Vec<Pin>,
+fn response_fields<'n>(reader: &mut Reader<'_>, fields: &Fields<'n>) -> Fields<'n> {
+    match fields.get("response") {
+        Some(at) => reader.fields(at, &schema::RESPONSE),
+        None => Fields::default(),
+    }
 }
 
-fn triggers(
-    reader: &mut Reader<'_>,
-    at: &At<'_>,
-    fields: &Fields<'_>,
-    known: &[Arc<Device>],
-) -> Triggers {
-    const DEVICE: &str = "the name of a device, a list of names, or \"*\" for all";
-    const PIN: &str = "a pin, such as V5, or a list of pins";
-    let missing = |reader: &mut Reader<'_>, key: &str, expected: &str| {
-        let fault = Fault::new(at.name(), at.path.clone(), format!("`{key}` is missing"));
-        reader
-            .faults
-            .push(fault.expected(format!("`{key}:` and {expected}")));
-    };
-    let mut devices: Vec<Arc<Device>> = Vec::new();
-    match fields.get("device") {
-        None => missing(reader, "device", DEVICE),
-        Some(at) => {
-            let items = reader.one_or_more(at, DEVICE);
-            let is_list = items.len() > 1 || matches!(at.node.value, Value::List(_));
-            for item in items {
-                let Some(text) = reader.text(&item, DEVICE) else {
-                    continue;
-                };
-                if text == "*" && !is_list {
-                    devices.extend(known.iter().cloned());
-                    continue;
-                }
-                match known.iter().find(|device| device.name.as_str() == text) {
-                    None => {
-                        let names = known.iter().map(|device| device.name.as_str());
-                        let fault = item.fault(format!("unknown device {}", item.describe()));
-                        let all: Vec<&str> = names.clone().take(10).collect();
-                        let fault = match all.as_slice() {
-                            [] => fault.expected("a device of `devices`, which has none"),
-                            _ => {
-                                fault.expected(format!("a device of `devices`: {}", all.join(", ")))
-                            }
-                        };
-                        reader.faults.push(fault.nearest(&text, names));
-                    }
-                    Some(device) if devices.iter().any(|other| other.name == device.name) => {
-                        let fault = item.fault(format!("{} a second time", item.describe()));
-                        reader.faults.push(fault.expected("each device once"));
-                    }
-                    Some(device) => devices.push(Arc::clone(device)),
-                }
-            }
-        }
-    }
-    let mut pins = Vec::new();
-    match fields.get("pin") {
-        None => missing(reader, "pin", PIN),
-        Some(at) => {
-            for item in reader.one_or_more(at, PIN) {
-                let Some(text) = reader.text(&item, PIN) else {
-                    continue;
-                };
-                let Some(pin) = named_pin(reader, &item, &text, &devices) else {
-                    continue;
-                };
-                if pins.contains(&pin) {
-                    let fault = item.fault(format!("the pin {pin} a second time"));
-                    reader.faults.push(fault.expected("each pin once"));
-                } else {
-                    pins.push(pin);
-                }
-            }
-        }
-    }
-    Triggers { devices, pins }
+/// What a webhook says itself.
+struct Own<'n> {
+    at: At<'n>,
+    fields: Fields<'n>,
 }
 
-/// The pin that `text` means on all `devices`.
-fn named_pin(
+impl Own<'_> {
+    fn check_url(&self, reader: &mut Reader<'_>) {
+        if self.fields.get("url").is_none() {
+            let fault = Fault::new(self.at.name(), self.at.path.clone(), "`url` is missing");
+            reader
+                .faults
+                .push(fault.expected("`url:` and where the request goes"));
+        }
+    }
+
+    /// In `defaults` it may wait for the webhook that has a queue.
+    fn check_queue(&self, reader: &mut Reader<'_>, settings: &Settings) {
+        if let Some(at) = self
+            .fields
+            .get("queue")
+            .filter(|_| settings.excess == Excess::Latest)
+        {
+            let found =
+                "`queue` without a queue: with `excess: latest` one write of each pin waits";
+            let fault = Fault::new(at.name(), at.path.clone(), found);
+            reader
+                .faults
+                .push(fault.expected("`excess: queue` or `excess: drop` beside it"));
+        }
+    }
+}
+
+/// Finds what is said of a response that is written nowhere.
+fn check_target(
     reader: &mut Reader<'_>,
-    at: &At<'_>,
-    text: &str,
-    devices: &[Arc<Device>],
-) -> Option<Pin> {
-    let error = match text.parse::<Pin>() {
-        Ok(pin) => return Some(pin),
-        Err(error) => error,
+    own: &Fields<'_>,
+    response: &Fields<'_>,
+    settings: &Settings,
+    kind: Option<Kind>,
+) {
+    let why = match (response.get("to"), settings.response.to) {
+        (None, _) if kind == Some(Kind::Event) => "an event has no pin of its own",
+        (Some(_), ResponseTarget::Nowhere) => "`response.to` is `none`",
+        _ => return,
     };
-    let looks_like_pin = matches!(error, PinError::Number(_));
-    let lacking = devices.iter().find(|device| device.pin(text).is_none());
-    if looks_like_pin || lacking.is_some() {
-        let shown = at.describe();
-        let fault = match lacking {
-            Some(device) if !looks_like_pin => {
-                let names = device.pin_names.values().map(String::as_str);
-                at.fault(format!("`{}` has no pin {shown}", device.name))
-                    .nearest(text, names)
-            }
-            _ => at.fault(pin_problem(shown.trim_matches('`'), &error)),
-        };
-        reader
-            .faults
-            .push(fault.expected(format!("{PIN_EXPECTED}, or a name the device gives one")));
-        return None;
+    for key in ["value", "keep"] {
+        if let Some(at) = own
+            .get(key)
+            .filter(|_| key != "keep" || settings.response.keep)
+        {
+            let found = format!("`{key}` of a response that is not written: {why}");
+            let fault = Fault::new(at.name(), at.path.clone(), found);
+            let expected = format!("`to:` and a pin beside it, or no `{key}`");
+            reader.faults.push(fault.expected(expected));
+        }
     }
-    let mut pins = devices
-        .iter()
-        .filter_map(|device| Some((device, device.pin(text)?)));
-    let (first, pin) = pins.next()?;
-    if let Some((other, different)) = pins.find(|(_, other)| *other != pin) {
-        let found = format!(
-            "{} is {pin} on `{}` and {different} on `{}`",
-            at.describe(),
-            first.name,
-            other.name
-        );
-        let fault = at
-            .fault(found)
-            .expected("one and the same pin on all devices");
-        reader.faults.push(fault.hint("write a webhook for each"));
-        return None;
-    }
-    Some(pin)
 }
 
 /// What `defaults` can hold too.
 struct Settings {
     request: Option<RequestTemplate>,
-    transport: Transport,
+    allow_hosts: Option<Hosts>,
+    transport: Arc<Transport>,
     timeout: Duration,
+    redirects: u32,
+    success: Statuses,
     limits: gate::Limits,
+    excess: Excess,
+    retry: Retry,
     concurrency: usize,
     response: ResponseRule,
 }
 
-impl Reading<'_, '_> {
+impl<'r, 's> Reading<'r, 's> {
+    fn new(reader: &'r mut Reader<'s>, has_email: bool) -> Reading<'r, 's> {
+        Reading {
+            reader,
+            trigger: None,
+            devices: &[],
+            has_email,
+            has_placeholders: true,
+            escapes: true,
+            has_open_origin: false,
+            hosts: None,
+        }
+    }
+
     fn settings(&mut self, fields: &Fields<'_>, response: &Fields<'_>) -> Settings {
-        if let Some(at) = fields.get("placeholders") {
-            self.has_placeholders = self.reader.switch(at).unwrap_or(true);
-        }
-        if let Some(at) = fields.get("per") {
-            self.reader.choice(at, &[("device", ())], &["webhook"]);
-        }
-        if let Some(at) = fields.get("excess") {
-            self.reader
-                .choice(at, &[("latest", ())], &["queue", "drop"]);
-        }
+        self.spell(fields);
         let request = self.request(fields);
+        let transport = self.transport(fields);
+        let response = self.response(response);
+        let limits = self.limits(fields);
+        let excess = self.excess(fields);
         let reader = &mut *self.reader;
-        let mut duration = |key: &str, is_zero_fine| {
-            fields
-                .get(key)
-                .and_then(|at| reader.duration(at, is_zero_fine))
-        };
-        let timeout = duration("timeout", false).unwrap_or(Duration::from_secs(10));
-        let transport = Transport {
-            connect_timeout: duration("connect_timeout", false).unwrap_or(Duration::from_secs(5)),
-            ..Transport::default()
-        };
-        let every = duration("every", true).unwrap_or(Duration::from_secs(1));
-        let probe = match fields.get("probe") {
-            Some(at) if at.is_off() => None,
-            Some(at) => reader.duration(at, false),
-            None => Some(Duration::from_secs(300)),
-        };
+        let timeout = fields.get("timeout");
+        let timeout = timeout.and_then(|at| reader.duration(at, false));
+        let success = fields.get("success").map(|at| success(reader, at));
+        let retry_unsafe = fields.get("retry_unsafe");
+        let is_unsafe = retry_unsafe.and_then(|at| reader.boolean(at));
         let mut number = |key: &str, range, default| {
             let number = fields.get(key).and_then(|at| reader.number(at, range));
             number.unwrap_or(default)
         };
-        let stop_after = number("stop_after", 0..=1_000_000, 10);
-        let concurrency = number("concurrency", 1..=64, 4);
         Settings {
             request,
+            allow_hosts: self.hosts.take(),
             transport,
-            timeout,
-            limits: gate::Limits {
-                every,
-                per: gate::Per::Device,
-                stop_after: stop_after as u32,
-                probe,
+            timeout: timeout.unwrap_or(Duration::from_secs(10)),
+            redirects: number("redirects", 0..=20, 0) as u32,
+            success: success.unwrap_or_default(),
+            limits,
+            excess,
+            retry: Retry {
+                attempts: number("retry", 0..=10, 1) as u32,
+                is_unsafe: is_unsafe.unwrap_or(false),
             },
-            concurrency: concurrency as usize,
-            response: self.response(response),
+            concurrency: number("concurrency", 1..=64, 4) as usize,
+            response,
         }
+    }
+
+    /// Reads what decides how its templates are read.
+    fn spell(&mut self, fields: &Fields<'_>) {
+        if let Some(at) = fields.get("placeholders") {
+            self.has_placeholders = self.reader.switch(at).unwrap_or(true);
+        }
+        if let Some(at) = fields.get("escape") {
+            self.escapes = self.reader.switch(at).unwrap_or(true);
+            if !self.escapes {
+                let says = format!(
+                    "{}: values are put in unescaped: whoever writes the pin can change more of \
+                     the request than its gaps",
+                    at.path
+                );
+                self.reader.warnings.push((at.place(), says));
+            }
+        }
+        if let Some(at) = fields.get("allow_hosts") {
+            self.has_open_origin = !at.is_off();
+            self.hosts = self.allow_hosts(at);
+        }
+    }
+
+    fn limits(&mut self, fields: &Fields<'_>) -> gate::Limits {
+        let reader = &mut *self.reader;
+        let every = fields.get("every").and_then(|at| reader.duration(at, true));
+        let per = fields.get("per").and_then(|at| {
+            let words = [
+                ("device", gate::Per::Device),
+                ("webhook", gate::Per::Webhook),
+            ];
+            reader.choice(at, &words)
+        });
+        let stop_after = fields.get("stop_after");
+        let stop_after = stop_after.and_then(|at| reader.number(at, 0..=1_000_000));
+        gate::Limits {
+            every: every.unwrap_or(Duration::from_secs(1)),
+            per: per.unwrap_or(gate::Per::Device),
+            stop_after: stop_after.unwrap_or(10) as u32,
+            probe: match fields.get("probe") {
+                Some(at) if at.is_off() => None,
+                Some(at) => reader.duration(at, false),
+                None => Some(Duration::from_secs(300)),
+            },
+        }
+    }
+
+    fn excess(&mut self, fields: &Fields<'_>) -> Excess {
+        let queue = fields.get("queue");
+        let queue = queue.and_then(|at| self.reader.number(at, 1..=100_000));
+        let queue = queue.unwrap_or(100) as usize;
+        let words = [
+            ("latest", Excess::Latest),
+            ("queue", Excess::Queue(queue)),
+            ("drop", Excess::Drop(queue)),
+        ];
+        let excess = fields.get("excess");
+        let excess = excess.and_then(|at| self.reader.choice(at, &words));
+        excess.unwrap_or(Excess::Latest)
     }
 
     fn response(&mut self, fields: &Fields<'_>) -> ResponseRule {
@@ -312,7 +294,7 @@ impl Reading<'_, '_> {
             if text == "none" {
                 return Some(ResponseTarget::Nowhere);
             }
-            named_pin(self.reader, at, &text, &self.devices).map(ResponseTarget::Pin)
+            named_pin(self.reader, at, &text, self.devices).map(ResponseTarget::Pin)
         });
         let values = fields.get("value").map(|at| {
             let mut values = Vec::new();
@@ -329,11 +311,18 @@ impl Reading<'_, '_> {
         });
         let max_size = fields.get("max_size");
         let max_size = max_size.and_then(|at| self.reader.size(at, 1..=MAX_RESPONSE));
+        let keep = fields.get("keep").and_then(|at| self.reader.boolean(at));
         ResponseRule {
             to: to.unwrap_or(ResponseTarget::Trigger),
             values,
             max_size: max_size.unwrap_or(64 * 1024) as usize,
-            keep: false,
+            keep: keep.unwrap_or(false),
         }
     }
+}
+
+fn success(reader: &mut Reader<'_>, at: &At<'_>) -> Statuses {
+    let items = reader.one_or_more(at, super::units::STATUSES);
+    let ranges = items.iter().filter_map(|item| reader.statuses(item));
+    Statuses(ranges.collect())
 }

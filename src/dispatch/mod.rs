@@ -81,17 +81,19 @@ impl Dispatch {
     pub async fn run(self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
         let mut served: Vec<Arc<Inbox>> = Vec::new();
+        self.0.bell.notify_one();
         loop {
-            served.retain(|inbox| !inbox.is_closed());
-            for inbox in self.0.hub.inboxes() {
-                if !served.iter().any(|other| Arc::ptr_eq(other, &inbox)) {
-                    let worker = Worker::new(Arc::clone(&self.0), Arc::clone(&inbox));
-                    workers.spawn(worker.run(stop.clone()));
-                    served.push(inbox);
-                }
-            }
             tokio::select! {
-                () = self.0.bell.notified() => {}
+                () = self.0.bell.notified() => {
+                    let inboxes = self.0.hub.inboxes();
+                    for inbox in &inboxes {
+                        if !served.iter().any(|other| Arc::ptr_eq(other, inbox)) {
+                            let worker = Worker::new(Arc::clone(&self.0), Arc::clone(inbox));
+                            workers.spawn(worker.run(stop.clone()));
+                        }
+                    }
+                    served = inboxes;
+                }
                 Some(ended) = workers.join_next() => pass_panic_on(ended),
                 () = stop.cancelled() => break,
             }

@@ -789,11 +789,7 @@ fn diag_line(delivery: &Delivery, outcome: Outcome) -> Option<String> {
     let trigger = &delivery.trigger;
     match outcome {
         // Everyday life, and what the owner has done.
-        Outcome::Ok
-        | Outcome::Limited
-        | Outcome::Superseded
-        | Outcome::Removed
-        | Outcome::Shutdown => None,
+        Outcome::Ok | Outcome::Limited | Outcome::Removed | Outcome::Shutdown => None,
         Outcome::Stopped => Some(format!("is stopped, {trigger} was not sent")),
         Outcome::QueueFull => Some(format!(
             "too many wait, the oldest write of {trigger} was given up (queue)"

@@ -19,8 +19,7 @@ pub struct Device {
     pub pin_names: BTreeMap<Pin, String>,
     /// Whether topics that pinhook publishes carry a pin's name where it has one.
     pub names_in_topics: bool,
-    /// The longest packet or frame that it takes, in bytes, header included
-    /// (product.md §5.6); `None`: as its connections say themselves.
+    /// Largest MQTT packet or Blynk frame it takes, in bytes; `None`: not known.
     pub max_message: Option<usize>,
 }
 

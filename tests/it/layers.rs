@@ -39,7 +39,7 @@ const HOMES: [(&str, &[&str]); 12] = [
     ("strsim", &["config/"]),
     ("argon2", &["access/"]),
     ("clap", &["cli/"]),
-    ("rustls", &["net/tls.rs"]),
+    ("rustls", &["net/tls.rs", "config/transport.rs"]),
     ("rumqttc", &["cli/demo"]),
     ("hyper", &["cli/demo"]),
     ("hyper_util", &["cli/demo"]),

@@ -8,5 +8,6 @@ mod hostile;
 mod layers;
 mod lifecycle;
 mod permissions;
+mod reload;
 mod ring;
 mod support;

@@ -175,6 +175,53 @@ fn what_is_superseded_between_its_attempts_has_failed() {
 }
 
 #[test]
+fn what_is_in_flight_at_a_stop_is_not_tried_again() {
+    let now = Instant::now();
+    let inbox = inbox(Duration::ZERO, 1, 2);
+    for device in ["d0", "d1"] {
+        inbox.push(delivery(device, "V0", device), now);
+    }
+    let (first, ticket) = go(&inbox, now);
+    let (second, late) = go(&inbox, now);
+    inbox.finish(first, ticket, &failed(), now);
+
+    let after = inbox.finish(second, late, &again(MS), now);
+
+    assert_eq!(outcomes(&after), [("d1", Outcome::Failed)]);
+    assert_eq!(after.transition, None);
+
+    // The probe is.
+    let probed = now + 40 * MS;
+    inbox.push(delivery("d0", "V0", "probe"), probed);
+    let (probe, ticket) = go(&inbox, probed);
+    assert!(
+        inbox
+            .finish(probe, ticket, &again(MS), probed)
+            .ended
+            .is_empty()
+    );
+    let (probe, ticket) = go(&inbox, probed + MS);
+    let after = inbox.finish(probe, ticket, &ok(), probed + MS);
+    assert_eq!(after.transition, Some(Transition::Resumed));
+}
+
+#[test]
+fn another_attempt_makes_what_comes_after_it_too_soon() {
+    let start = Instant::now();
+    let mut hook = hook(100 * MS, 0, 1);
+    hook.excess = Excess::Drop(5);
+    let inbox = Inbox::new(Arc::new(hook));
+    inbox.push(delivery("d0", "V0", "1"), start);
+    let (first, ticket) = go(&inbox, start);
+    inbox.finish(first, ticket, &again(150 * MS), start);
+    go(&inbox, start + 150 * MS);
+
+    let after = inbox.push(delivery("d0", "V0", "2"), start + 200 * MS);
+
+    assert_eq!(outcomes(&after), [("2", Outcome::Limited)]);
+}
+
+#[test]
 fn retry_after_holds_the_line_of_its_device_alone() {
     let now = Instant::now();
     let inbox = inbox(Duration::ZERO, 0, 4);
@@ -620,7 +667,11 @@ impl World {
             "two in flight for a device"
         );
         let mut lines: HashMap<_, usize> = HashMap::new();
+        let webhook = self.setting.webhook();
         for (device, trigger, _) in self.waiting.values() {
+            let mut wanted = delivery(device.as_str(), &trigger.to_string(), "");
+            wanted.trigger = trigger.clone();
+            assert!(webhook.listens_to(&wanted), "waits for nothing");
             let line = match self.setting.excess {
                 Excess::Latest => (device, Some(trigger.to_string())),
                 _ => (device, None),
