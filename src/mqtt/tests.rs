@@ -161,11 +161,9 @@ async fn those_whose_login_changed_are_closed_and_nobody_else() {
     porch.is_served().await;
     porch_unmounted.is_served().await;
     hut_mounted.is_served().await;
-    Client::connect(&mqtt, "device", "new-token-of-shed", None)
-        .await
-        .is_served()
-        .await;
-    assert_eq!(mqtt.shared.intake.broker.counters().sessions, 3);
+    let mut shed = Client::connect(&mqtt, "device", "new-token-of-shed", None).await;
+    shed.is_served().await;
+    assert_eq!(mqtt.shared.intake.broker.counters().sessions, 4);
 }
 
 #[tokio::test(start_paused = true)]

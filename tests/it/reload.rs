@@ -97,7 +97,10 @@ async fn devices_users_and_webhooks_change_and_nobody_else_is_disturbed() {
 #[tokio::test]
 async fn a_new_token_ends_the_connections_of_the_old() {
     let service = Service::start(|_| Answer::ok("yes")).await;
-    let hook = format!("  ask: {{device: porch, pin: V0, url: 'http://{}/'}}", service.host());
+    let hook = format!(
+        "  ask: {{device: porch, pin: V0, url: 'http://{}/'}}",
+        service.host()
+    );
     let pinhook = Process::start(&porch(&hook)).await;
     let mut mounted = Raw::log_in(pinhook.address, Hello::mounted(V::V5, "porch")).await;
     let mut unmounted = Raw::log_in(pinhook.address, Hello::unmounted(V::V311, "porch")).await;
@@ -124,7 +127,10 @@ async fn a_bad_file_changes_nothing_and_says_all_that_is_wrong_with_it() {
 
     for (bad, says) in [
         ("  ask: {device: porch, pin: V0}", "`url` is missing"),
-        ("  ask: {device: prch, pin: V0, url: 'http://h/'}", "did you mean `porch`?"),
+        (
+            "  ask: {device: prch, pin: V0, url: 'http://h/'}",
+            "did you mean `porch`?",
+        ),
         ("  ask: {", REFUSED),
     ] {
         reload(&pinhook, &porch(bad), REFUSED).await;
@@ -148,14 +154,24 @@ async fn saving_resumes_a_stopped_webhook() {
     let pinhook = Process::start(&porch(&hook)).await;
     let mut device = Raw::log_in(pinhook.address, Hello::mounted(V::V5, "porch")).await;
     let mut root = Raw::log_in(pinhook.address, Hello::user(V::V5, "root")).await;
-    root.subscribe(&[("pinhook/bridge/webhooks/ask", 0), ("pinhook/porch/webhook/ask", 0)]).await;
+    root.subscribe(&[
+        ("pinhook/bridge/webhooks/ask", 0),
+        ("pinhook/porch/webhook/ask", 0),
+    ])
+    .await;
     for _ in 0..2 {
         device.publish("ds/V0", "1").await;
         service.request().await;
-        assert_eq!(json_on(&mut root, "pinhook/porch/webhook/ask").await["outcome"], "failed");
+        assert_eq!(
+            json_on(&mut root, "pinhook/porch/webhook/ask").await["outcome"],
+            "failed"
+        );
     }
     device.publish("ds/V0", "1").await;
-    assert_eq!(json_on(&mut root, "pinhook/porch/webhook/ask").await["outcome"], "stopped");
+    assert_eq!(
+        json_on(&mut root, "pinhook/porch/webhook/ask").await["outcome"],
+        "stopped"
+    );
 
     reload(&pinhook, &porch(&hook), RELOADED).await;
 
@@ -180,10 +196,13 @@ async fn what_waits_and_what_is_on_its_way_outlive_a_reload() {
             "  ask: {{device: porch, pin: V0, url: 'http://{host}/{path}/%s', every: 0, excess: queue}}\n{more}"
         ))
     };
-    let gone = format!("  gone: {{device: porch, pin: V1, url: 'http://{host}/gone/%s', every: 0}}\n");
+    let gone =
+        format!("  gone: {{device: porch, pin: V1, url: 'http://{host}/gone/%s', every: 0}}\n");
     let pinhook = Process::start(&hooks("old", &gone)).await;
     let mut device = Raw::log_in(pinhook.address, Hello::mounted(V::V5, "porch")).await;
-    device.subscribe(&[("downlink/ds/#", 1), ("webhook/#", 0)]).await;
+    device
+        .subscribe(&[("downlink/ds/#", 1), ("webhook/#", 0)])
+        .await;
     for value in ["1", "2", "3"] {
         device.publish("ds/V0", value).await;
     }
@@ -195,7 +214,10 @@ async fn what_waits_and_what_is_on_its_way_outlive_a_reload() {
     reload(&pinhook, &hooks("new", ""), RELOADED).await;
 
     let removed = json_on(&mut device, "webhook/gone").await;
-    assert_eq!((removed["outcome"].as_str(), removed["pin"].as_str()), (Some("removed"), Some("V1")));
+    assert_eq!(
+        (removed["outcome"].as_str(), removed["pin"].as_str()),
+        (Some("removed"), Some("V1"))
+    );
     gate.open(9);
     // Its webhook is gone; what it asked for comes all the same.
     assert_eq!(device.message_on("downlink/ds/V1").await.text(), "at last");
@@ -216,5 +238,9 @@ async fn what_needs_a_restart_is_said_every_time() {
         reload(&pinhook, &other, "in effect after a restart only: ").await;
     }
 
-    assert!(pinhook.said().contains("limits.value"), "{}", pinhook.said());
+    assert!(
+        pinhook.said().contains("limits.value"),
+        "{}",
+        pinhook.said()
+    );
 }
