@@ -73,11 +73,13 @@ webhooks:
     pin: V1
     url: http://SERVICE/slow
     timeout: 1s
+    retry: 0
   failing:
     device: porch
     pin: V2
     url: http://SERVICE/failing?value=/pin/
     every: 0
+    retry: 0
     stop_after: 3
 "#;
 

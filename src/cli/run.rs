@@ -155,7 +155,8 @@ impl Signals {
     async fn next(&mut self) -> Asked {
         tokio::select! {
             _ = self.hangup.recv() => Asked::ToReload,
-            () = self.again() => Asked::ToStop,
+            _ = self.term.recv() => Asked::ToStop,
+            _ = self.interrupt.recv() => Asked::ToStop,
         }
     }
 

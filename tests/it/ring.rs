@@ -364,7 +364,7 @@ async fn what_goes_wrong_is_an_outcome_and_a_line_for_the_device() {
         .map(|number| format!("d{number}"))
         .collect();
     let mut yaml = devices(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    yaml.push_str("defaults: {timeout: 500ms, response: {max_size: 1KiB}}\nwebhooks:\n");
+    yaml.push_str("defaults: {timeout: 500ms, retry: 0, response: {max_size: 1KiB}}\nwebhooks:\n");
     for (name, (url, ..)) in names.iter().zip(&cases) {
         yaml.push_str(&format!(
             "  {name}: {{device: {name}, pin: V0, url: 'http://{url}'}}\n"
@@ -513,7 +513,7 @@ async fn failures_in_a_row_stop_a_webhook_until_an_admin_resumes_it() {
     let daemon = Daemon::start(&format!(
         "{}{}
 webhooks:
-  failing: {{device: porch, pin: V0, url: 'http://{host}/%s', every: 0, stop_after: 3, probe: off}}",
+  failing: {{device: porch, pin: V0, url: 'http://{host}/%s', every: 0, retry: 0, stop_after: 3, probe: off}}",
         devices(&["porch"]),
         admin()
     ))
@@ -612,7 +612,7 @@ async fn a_stopped_webhook_tries_again_with_the_first_write_after_a_while() {
     let daemon = Daemon::start(&format!(
         "{}
 webhooks:
-  failing: {{device: porch, pin: V0, url: 'http://{host}/%s', every: 0, stop_after: 1, probe: 1s}}",
+  failing: {{device: porch, pin: V0, url: 'http://{host}/%s', every: 0, retry: 0, stop_after: 1, probe: 1s}}",
         devices(&["porch"])
     ))
     .await;
