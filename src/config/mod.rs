@@ -285,4 +285,31 @@ mod tests {
             assert!(shown.contains(name), "{shown}");
         }
     }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_nothing_else() {
+        const BARE: &str = "devices: {porch: {token: 0123456789abcdef}}\n";
+        let parse = |text: &str| {
+            let text = format!("{BARE}{text}");
+            Config::parse(Path::new("c"), &text, &System).unwrap()
+        };
+        let old = parse("");
+
+        for (text, keys) in [
+            ("", vec![]),
+            ("users: {}\ntz: UTC\nowner_email: a@b\n", vec![]),
+            (
+                "webhooks: {a: {device: porch, pin: V0, url: 'http://h/'}}\n",
+                vec![],
+            ),
+            ("listen: {mqtt: '127.0.0.1:1884'}\n", vec!["listen.mqtt"]),
+            (
+                "log: debug\nlog_format: json\nlimits: {packet: 1KiB, in_flight: 1}\n",
+                vec!["log", "log_format", "limits.packet", "limits.in_flight"],
+            ),
+        ] {
+            assert_eq!(old.needs_restart(&parse(text)), keys, "{text}");
+            assert_eq!(parse(text).needs_restart(&old), keys, "{text}");
+        }
+    }
 }

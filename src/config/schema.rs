@@ -376,4 +376,37 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_limit_that_differs_is_named() {
+        let mut other = Limits::default();
+        for limit in [
+            &mut other.connections,
+            &mut other.connections_per_address,
+            &mut other.packet,
+            &mut other.value,
+            &mut other.topic,
+            &mut other.subscriptions,
+            &mut other.session_queue,
+            &mut other.session_queue_bytes,
+            &mut other.retained,
+            &mut other.retained_bytes,
+            &mut other.retained_per_device,
+            &mut other.in_flight,
+        ] {
+            *limit += 1;
+        }
+        other.writes_per_second += 1;
+
+        let mut named = Limits::default().differing(&other);
+
+        named.sort_unstable();
+        let all: Vec<_> = LIMITS
+            .built
+            .iter()
+            .map(|key| format!("limits.{key}"))
+            .collect();
+        assert_eq!(named, all);
+        assert!(Limits::default().differing(&Limits::default()).is_empty());
+    }
 }

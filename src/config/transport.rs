@@ -159,28 +159,22 @@ fn proxy_url(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Url> {
         "http:// or https:// and a host, with or without USER:PASSWORD@, or `off`";
     let text = reader.text(at, EXPECTED)?;
     reader.hidden.secret(&text);
-    let Ok(url) = Url::parse(&text) else {
-        let fault = at.fault("found a text that is no URL").expected(EXPECTED);
-        reader.faults.push(fault);
+    let url = Url::parse(&text).ok();
+    let url = url.filter(|url| ["http", "https"].contains(&url.scheme()));
+    let Some(url) = url else {
+        let fault = at.fault("found a text that is no URL of http or https");
+        reader.faults.push(fault.expected(EXPECTED));
         return None;
     };
     if let Some(password) = url.password() {
         reader.keep_secret(password);
     }
-    let found = if !["http", "https"].contains(&url.scheme()) {
-        Some("found a URL of another kind")
-    } else if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        Some("found a URL with a path")
-    } else {
-        None
-    };
-    match found {
-        None => Some(url),
-        Some(found) => {
-            reader.faults.push(at.fault(found).expected(EXPECTED));
-            None
-        }
+    if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        let fault = at.fault("found a URL with something behind the host");
+        reader.faults.push(fault.expected(EXPECTED));
+        return None;
     }
+    Some(url)
 }
 
 fn tls(reader: &mut Reader<'_>, at: &At<'_>, settings: &mut Settings) {
@@ -223,16 +217,14 @@ fn authorities(reader: &mut Reader<'_>, at: &At<'_>) -> Option<usize> {
         None => {
             let content = reader.sources.read(&path);
             let content = content.map_err(|error| format!("cannot be read: {}", reason(&error)));
-            let read = content
-                .and_then(|content| certificates(content))
-                .map(|text| {
-                    let all = &mut transports.authorities;
-                    let same = all.iter().position(|known| **known == *text);
-                    same.unwrap_or_else(|| {
-                        all.push(text.into());
-                        all.len() - 1
-                    })
-                });
+            let read = content.and_then(certificates).map(|text| {
+                let all = &mut transports.authorities;
+                let same = all.iter().position(|known| **known == *text);
+                same.unwrap_or_else(|| {
+                    all.push(text.into());
+                    all.len() - 1
+                })
+            });
             transports.files.insert(path.clone(), read.clone());
             read
         }

@@ -68,7 +68,7 @@ pub(super) fn webhooks(
         let settings = reading.settings(&fields, &response);
         let when = fields.get("when").and_then(|at| reading.condition(at));
         own.check_url(reader);
-        own.check_queue(reader, &settings);
+        own.check_queue(reader, settings.excess);
         check_target(reader, &own_response, &response, &settings, trigger.kind);
         let (Some(name), Some(request)) = (name, settings.request) else {
             continue;
@@ -89,7 +89,7 @@ pub(super) fn webhooks(
             redirects: settings.redirects,
             success: settings.success,
             limits: settings.limits,
-            excess: settings.excess,
+            excess: settings.excess.unwrap_or(Excess::Latest),
             retry: settings.retry,
             concurrency: settings.concurrency,
             response: settings.response,
@@ -122,12 +122,9 @@ impl Own<'_> {
     }
 
     /// In `defaults` it may wait for the webhook that has a queue.
-    fn check_queue(&self, reader: &mut Reader<'_>, settings: &Settings) {
-        if let Some(at) = self
-            .fields
-            .get("queue")
-            .filter(|_| settings.excess == Excess::Latest)
-        {
+    fn check_queue(&self, reader: &mut Reader<'_>, excess: Option<Excess>) {
+        let queue = self.fields.get("queue");
+        if let Some(at) = queue.filter(|_| excess == Some(Excess::Latest)) {
             let found =
                 "`queue` without a queue: with `excess: latest` one write of each pin waits";
             let fault = Fault::new(at.name(), at.path.clone(), found);
@@ -173,7 +170,8 @@ struct Settings {
     redirects: u32,
     success: Statuses,
     limits: gate::Limits,
-    excess: Excess,
+    /// `None` if it cannot be read.
+    excess: Option<Excess>,
     retry: Retry,
     concurrency: usize,
     response: ResponseRule,
@@ -274,7 +272,7 @@ impl<'r, 's> Reading<'r, 's> {
         }
     }
 
-    fn excess(&mut self, fields: &Fields<'_>) -> Excess {
+    fn excess(&mut self, fields: &Fields<'_>) -> Option<Excess> {
         let queue = fields.get("queue");
         let queue = queue.and_then(|at| self.reader.number(at, 1..=100_000));
         let queue = queue.unwrap_or(100) as usize;
@@ -283,9 +281,10 @@ impl<'r, 's> Reading<'r, 's> {
             ("queue", Excess::Queue(queue)),
             ("drop", Excess::Drop(queue)),
         ];
-        let excess = fields.get("excess");
-        let excess = excess.and_then(|at| self.reader.choice(at, &words));
-        excess.unwrap_or(Excess::Latest)
+        match fields.get("excess") {
+            Some(at) => self.reader.choice(at, &words),
+            None => Some(Excess::Latest),
+        }
     }
 
     fn response(&mut self, fields: &Fields<'_>) -> ResponseRule {

@@ -6,8 +6,17 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pinhook::config::{Config, Surroundings};
+use pinhook::model::Source;
+use pinhook::model::gate::Per;
+use pinhook::model::mask::Mask;
+use pinhook::model::pending::Excess;
+use pinhook::model::response::Statuses;
+use pinhook::model::retry::Retry;
+use pinhook::model::transport::{Hosts, Proxy, Transport};
+use pinhook::model::webhook::Triggers;
 
 /// Fewer than this were not found, but lost.
 const FEWEST_CASES: usize = 25;
@@ -226,6 +235,102 @@ fn a_misspelt_time_zone_is_refused() {
         "{misspelt}"
     );
     assert_eq!(said("UTC"), "no problems\n");
+}
+
+/// What `auth` and `proxy` keep secret, in every form in which it goes out.
+#[test]
+fn what_auth_and_proxy_send_is_kept_for_masking() {
+    let text = "devices:\n  porch: {token: 0123456789abcdef}\nwebhooks:\n\
+        \x20 a: {device: porch, pin: V0, url: 'http://h/', auth: {basic: {username: anna, password: 'pass word/1'}}}\n\
+        \x20 b: {device: porch, pin: V0, url: 'http://h/', auth: {bearer: bearer-of-b}, proxy: 'http://u:proxy-pass@p:1'}\n";
+    let config = Config::parse(Path::new("config.yaml"), text, &Machine::new()).unwrap();
+    let mask = Mask::new(&config.secrets);
+
+    // `anna:pass word/1`, with and without padding; then as it stands in a URL.
+    for secret in [
+        "Basic YW5uYTpwYXNzIHdvcmQvMQ==",
+        "Basic YW5uYTpwYXNzIHdvcmQvMQ",
+        "Basic pass word/1",
+        "Basic pass%20word%2F1",
+        "Basic bearer-of-b",
+        "Basic proxy-pass",
+    ] {
+        let shown = mask.apply(secret).replace("==", "");
+        assert_eq!(shown, "Basic ***", "{secret}");
+    }
+    let shown = format!("{:?} {:?}", config.webhooks[0], config.webhooks[1]);
+    for secret in ["pass", "YW5u", "bearer-of-b"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+/// A thousand webhooks hold one copy of the certificates they trust.
+#[test]
+fn equal_transports_are_one() {
+    let text = "devices:\n  porch: {token: 0123456789abcdef}\n\
+        defaults: {tls: {ca_file: ca.pem}}\nwebhooks:\n\
+        \x20 a: {device: porch, pin: V0, url: 'https://h/'}\n\
+        \x20 b: {device: porch, pin: V0, url: 'https://h/', tls: {ca_file: ./ca.pem}, connect_timeout: 5s}\n\
+        \x20 c: {device: porch, pin: V0, url: 'https://h/', connect_timeout: 6s}\n\
+        \x20 d: {device: porch, pin: V0, url: 'https://h/', tls: {}}\n\
+        \x20 e: {device: porch, pin: V0, url: 'https://h/', tls: {}, proxy: off}\n\
+        \x20 f: {device: porch, pin: V0, url: 'https://h/', tls: {}, allow_hosts: h}\n\
+        \x20 g: {device: porch, pin: V0, url: 'https://h/', tls: {server_name: x}, proxy: 'http://p:1'}\n";
+    let config = Config::parse(Path::new("config.yaml"), text, &Machine::new()).unwrap();
+    let transport = |n: usize| &config.webhooks[n].transport;
+    let authorities = |n: usize| transport(n).tls.authorities.as_ref().unwrap();
+
+    assert!(Arc::ptr_eq(transport(0), transport(1)));
+    assert!(!Arc::ptr_eq(transport(0), transport(2)));
+    assert!(Arc::ptr_eq(authorities(0), authorities(2)));
+    assert_eq!(**transport(3), Transport::default());
+    assert_eq!(transport(4).proxy, Proxy::Direct);
+    assert!(
+        Arc::ptr_eq(transport(4), transport(5)),
+        "with hosts there is no proxy"
+    );
+    assert_eq!(
+        transport(6).proxy,
+        Proxy::Server("http://p:1".parse().unwrap())
+    );
+    assert_eq!(transport(6).tls.server_name.as_deref(), Some("x"));
+}
+
+#[test]
+fn every_setting_of_a_webhook_is_read() {
+    let text = "devices:\n  porch: {token: 0123456789abcdef, max_message: 256B}\nwebhooks:\n  a:\n\
+        \x20   device: porch\n    event: boot\n    from: [app]\n    url: 'http://h/'\n\
+        \x20   redirects: 3\n    success: [200, 500-502]\n    per: webhook\n    excess: drop\n\
+        \x20   queue: 7\n    retry: 2\n    retry_unsafe: true\n    auth: {bearer: x}\n\
+        \x20   response: {to: V1, keep: true}\n\
+        \x20 b: {device: porch, pin: [V1, D2], from: [app, hardware], url: 'http://h/', excess: queue, \
+        allow_hosts: [h, '*.i']}\n";
+
+    let config = Config::parse(Path::new("config.yaml"), text, &Machine::new()).unwrap();
+
+    let device = &config.access.devices[0].device;
+    assert_eq!(device.max_message, Some(256));
+    let [a, b] = config.webhooks.as_slice() else {
+        panic!("two webhooks")
+    };
+    assert_eq!(a.on, Triggers::Event("boot".parse().unwrap()));
+    assert_eq!(a.from, Some(Source::App));
+    assert_eq!(
+        (a.redirects, &a.success),
+        (3, &Statuses(vec![200..=200, 500..=502]))
+    );
+    assert_eq!((a.limits.per, a.excess), (Per::Webhook, Excess::Drop(7)));
+    let retry = Retry {
+        attempts: 2,
+        is_unsafe: true,
+    };
+    assert_eq!(a.retry, retry);
+    assert!(a.request.auth.is_some() && a.response.keep);
+    let pins = ["V1", "D2"].map(|pin| pin.parse().unwrap());
+    assert_eq!(b.on, Triggers::Pins(pins.to_vec()));
+    assert_eq!((b.from, b.excess), (None, Excess::Queue(100)));
+    let hosts = ["h", "*.i"].map(|host| host.parse().unwrap());
+    assert_eq!(b.allow_hosts, Some(Hosts(hosts.to_vec())));
 }
 
 /// A thousand devices and webhooks are well within what is read, and a webhook

@@ -6,6 +6,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use pinhook::config::{Config, Limits, LogFormat, Surroundings};
+use pinhook::model::gate::Per;
+use pinhook::model::pending::Excess;
+use pinhook::model::response::{ResponseTarget, Statuses};
+use pinhook::model::transport::{Proxy, Tls, Transport};
 
 /// Configurations in the README. Raise it with each one added: a block that is
 /// not recognised as one would not be tested.
@@ -16,9 +20,10 @@ struct AllSet;
 
 impl Surroundings for AllSet {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        match path.ends_with("secrets.env") {
-            true => Ok(Vec::new()),
-            false => Err(io::ErrorKind::NotFound.into()),
+        match path.file_name().and_then(|name| name.to_str()) {
+            Some("secrets.env") => Ok(Vec::new()),
+            Some("ca.pem") => Ok(include_bytes!("config_errors/ca.pem").to_vec()),
+            _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -67,12 +72,67 @@ fn the_shipped_configuration_shows_the_defaults() {
     );
     assert_eq!(shown.limits, default.limits);
     let (shown, default) = (&shown.webhooks[0], &default.webhooks[0]);
-    assert_eq!(shown.timeouts, default.timeouts);
-    assert_eq!(shown.limits, default.limits);
-    assert_eq!(shown.concurrency, default.concurrency);
-    assert_eq!(shown.response.max_size, default.response.max_size);
+    assert_eq!(shown.from, default.from);
+    assert!(shown.when.is_none() && default.when.is_none());
     assert_eq!(shown.request.method, default.request.method);
+    assert!(shown.request.auth.is_none() && default.request.auth.is_none());
+    assert_eq!(shown.allow_hosts, default.allow_hosts);
+    assert_eq!(shown.transport, default.transport);
+    assert_eq!(shown.timeout, default.timeout);
+    assert_eq!(shown.redirects, default.redirects);
+    assert_eq!(shown.success, default.success);
+    assert_eq!(shown.limits, default.limits);
+    assert_eq!(shown.excess, default.excess);
+    assert_eq!(shown.retry, default.retry);
+    assert_eq!(shown.concurrency, default.concurrency);
     assert_eq!(shown.response.to, default.response.to);
+    assert_eq!(shown.response.max_size, default.response.max_size);
+    assert_eq!(shown.response.keep, default.response.keep);
+}
+
+/// What is commented out in it is an example that works, too. A line is one if
+/// it has the form of a key; prose has none.
+#[test]
+fn what_the_shipped_configuration_comments_out_can_be_commented_in() {
+    // What belongs into a section that is commented out too, stands in place of
+    // something else, or begins a sentence.
+    const NOT_ALONE: [&str; 11] = [
+        "admin",
+        "body",
+        "event",
+        "form",
+        "json",
+        "latest",
+        "password",
+        "publish",
+        "subscribe",
+        "true",
+        "when",
+    ];
+    let shipped = root("config.yaml");
+    let mut tried = 0;
+    for (index, line) in shipped.lines().enumerate() {
+        let Some((margin, example)) = line.split_once("# ") else {
+            continue;
+        };
+        let Some((key, _)) = example.split_once(": ") else {
+            continue;
+        };
+        let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+        if !margin.trim().is_empty() || !is_key || NOT_ALONE.contains(&key) {
+            continue;
+        }
+        let mut lines: Vec<String> = shipped.lines().map(str::to_owned).collect();
+        lines[index] = format!("{margin}{example}");
+
+        let config = Config::parse(Path::new("config.yaml"), &lines.join("\n"), &AllSet);
+
+        if let Err(problems) = config {
+            panic!("{example}\n{problems}");
+        }
+        tried += 1;
+    }
+    assert!(tried >= 8, "only {tried} examples were recognised");
 }
 
 /// product.md §5.2, §5.4, §5.5 and §9, number by number.
@@ -104,8 +164,28 @@ fn the_defaults_are_those_of_the_contract() {
     };
     assert_eq!(config.limits, limits);
     let webhook = &config.webhooks[0];
-    assert_eq!(webhook.timeouts.whole, Duration::from_secs(10));
-    assert_eq!(webhook.timeouts.connect, Duration::from_secs(5));
+    assert_eq!(webhook.from, None);
+    assert!(webhook.when.is_none() && webhook.request.auth.is_none());
+    assert_eq!(webhook.allow_hosts, None);
+    assert_eq!(webhook.timeout, Duration::from_secs(10));
+    let transport = Transport {
+        connect_timeout: Duration::from_secs(5),
+        tls: Tls {
+            authorities: None,
+            server_name: None,
+            is_insecure: false,
+        },
+        proxy: Proxy::Environment,
+    };
+    assert_eq!(*webhook.transport, transport);
+    assert_eq!(webhook.redirects, 0);
+    assert_eq!(webhook.success, Statuses(vec![200..=299, 302..=302]));
+    assert_eq!(webhook.limits.per, Per::Device);
+    assert_eq!(webhook.excess, Excess::Latest);
+    assert_eq!(webhook.retry.attempts, 1);
+    assert!(!webhook.retry.is_unsafe);
+    assert_eq!(webhook.response.to, ResponseTarget::Trigger);
+    assert!(!webhook.response.keep);
     assert_eq!(webhook.limits.every, Duration::from_secs(1));
     assert_eq!(webhook.limits.stop_after, 10);
     assert_eq!(webhook.limits.probe, Some(Duration::from_secs(300)));
