@@ -73,7 +73,7 @@ impl Reloader {
         let waiting = current.needs_restart(&config);
         let mask = mask(&config);
         self.hub.reconfigure(routes(&config));
-        //self.mqtt.reconfigure(config.access.clone(), mask.clone());
+        self.mqtt.reconfigure(config.access.clone(), mask.clone());
         self.dispatch.reconfigure(mask);
         // What waits for a restart is said every time until then.
         let Config {

@@ -1,9 +1,9 @@
 //! Login -> principal, and how a failing login is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use subtle::ConstantTimeEq;
@@ -89,21 +89,24 @@ const MOUNTED: &str = "device";
 
 /// Everybody who may log in, and who failed to lately.
 pub struct Access {
-    devices: HashMap<String, Arc<DeviceLogin>>,
-    /// By keyed hash of the token, so that a look-up takes the same time for
-    /// every wrong token; the token itself is compared in constant time.
-    tokens: HashMap<u64, Arc<DeviceLogin>>,
-    users: HashMap<String, Arc<User>>,
+    logins: RwLock<Logins>,
     key: RandomState,
     passwords: Checker,
     penalties: Mutex<Penalties>,
     refusals: Places,
 }
 
-impl Access {
-    /// Lets in whom `settings` name.
-    pub fn new(settings: Settings) -> Access {
-        let key = RandomState::new();
+/// Everybody who may log in, as the configuration has it now.
+struct Logins {
+    devices: HashMap<String, Arc<DeviceLogin>>,
+    /// By keyed hash of the token, so that a look-up takes the same time for
+    /// every wrong token; the token itself is compared in constant time.
+    tokens: HashMap<u64, Arc<DeviceLogin>>,
+    users: HashMap<String, Arc<User>>,
+}
+
+impl Logins {
+    fn new(settings: Settings, key: &RandomState) -> Logins {
         let mut devices = HashMap::new();
         let mut tokens = HashMap::new();
         for login in settings.devices {
@@ -115,17 +118,86 @@ impl Access {
             devices.insert(login.device.name.to_string(), login);
         }
         let users = settings.users.into_iter();
-        Access {
+        Logins {
             devices,
             tokens,
             users: users
                 .map(|user| (user.name.to_string(), Arc::new(user)))
                 .collect(),
+        }
+    }
+
+    /// Whether somebody who has logged in could do so now, and may do the same.
+    fn holds(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::Device { login, is_mounted } => {
+                let now = self.devices.get(login.device.name.as_str());
+                now.is_some_and(|now| {
+                    // The lists are the unmounted login's.
+                    let may_the_same =
+                        now.publish == login.publish && now.subscribe == login.subscribe;
+                    is_token(now, login.device.token.expose()) && (*is_mounted || may_the_same)
+                })
+            }
+            Principal::User(user) => {
+                let now = self.users.get(user.name.as_str());
+                now.is_some_and(|now| {
+                    now.password == user.password
+                        && now.admin == user.admin
+                        && now.publish == user.publish
+                        && now.subscribe == user.subscribe
+                })
+            }
+        }
+    }
+
+    /// Everybody as whom one may be logged in.
+    fn principals(&self) -> impl Iterator<Item = Principal> {
+        let devices = self.devices.values().flat_map(|login| {
+            [true, false].map(|is_mounted| Principal::Device {
+                login: Arc::clone(login),
+                is_mounted,
+            })
+        });
+        let users = self.users.values().map(Arc::clone).map(Principal::User);
+        devices.chain(users)
+    }
+}
+
+impl Access {
+    /// Lets in whom `settings` name.
+    pub fn new(settings: Settings) -> Access {
+        let key = RandomState::new();
+        Access {
+            logins: RwLock::new(Logins::new(settings, &key)),
             key,
             passwords: Checker::new(),
             penalties: Mutex::new(Penalties::new(Instant::now())),
             refusals: Places::default(),
         }
+    }
+
+    /// Lets in whom `settings` name from here on, and nobody else. Returns the
+    /// logins, as [`Principal::login`] names them, that are gone or hold no longer:
+    /// token, password or rights are different. Penalties go on.
+    pub fn reconfigure(&self, settings: Settings) -> HashSet<String> {
+        let logins = Logins::new(settings, &self.key);
+        let before = {
+            let mut current = self.logins.write().expect("no panic under this lock");
+            std::mem::replace(&mut *current, logins)
+        };
+        let logins = self.logins();
+        let void = before.principals().filter(|was| !logins.holds(was));
+        void.map(|was| was.login()).collect()
+    }
+
+    /// Whether somebody who has logged in could do so now, and may do the same.
+    pub fn is_current(&self, principal: &Principal) -> bool {
+        self.logins().holds(principal)
+    }
+
+    fn logins(&self) -> RwLockReadGuard<'_, Logins> {
+        self.logins.read().expect("no panic under this lock")
     }
 
     /// Logs in.
@@ -143,37 +215,45 @@ impl Access {
 
     async fn find(&self, credentials: &Credentials<'_>, network: Network) -> Option<Principal> {
         let &Credentials { name, secret, .. } = credentials;
-        if name == MOUNTED {
-            let login = self.tokens.get(&self.key.hash_one(secret))?;
-            return is_token(login, secret).then(|| Principal::Device {
-                login: Arc::clone(login),
-                is_mounted: true,
-            });
-        }
-        if let Some(login) = self.devices.get(name) {
-            return is_token(login, secret).then(|| Principal::Device {
-                login: Arc::clone(login),
-                is_mounted: false,
-            });
-        }
-        if self.users.is_empty() {
-            return None;
-        }
-        // A name that is no user's costs the same check, so that time does not
-        // tell which names are users.
-        let user = self.users.get(name);
+        let user = match self.look_up(name, secret) {
+            Found::Principal(principal) => return principal,
+            // A name that is no user's costs the same check, so that time does
+            // not tell which names are users.
+            Found::User(user) => user,
+        };
         let claim = Claim {
             network,
             name,
             password: secret,
         };
-        let hash = user.map(|user| &user.password);
+        let hash = user.as_ref().map(|user| &user.password);
         let is_right = self.passwords.check(hash, claim, || {
             let penalties = self.penalties.lock().expect("no panic under this lock");
             penalties.standing(network, Instant::now())
         });
         let user = is_right.await.then_some(user)??;
-        Some(Principal::User(Arc::clone(user)))
+        Some(Principal::User(user))
+    }
+
+    /// What can be said without a check of a password.
+    fn look_up(&self, name: &str, secret: &str) -> Found {
+        let logins = self.logins();
+        let is_mounted = name == MOUNTED;
+        let device = match is_mounted {
+            true => logins.tokens.get(&self.key.hash_one(secret)),
+            false => logins.devices.get(name),
+        };
+        if let Some(login) = device {
+            let principal = is_token(login, secret).then(|| Principal::Device {
+                login: Arc::clone(login),
+                is_mounted,
+            });
+            return Found::Principal(principal);
+        }
+        match is_mounted || logins.users.is_empty() {
+            true => Found::Principal(None),
+            false => Found::User(logins.users.get(name).cloned()),
+        }
     }
 
     fn deny(&self, network: Network, now: Instant) -> Denied {
@@ -191,6 +271,14 @@ impl Access {
             None => Denied::Unanswered,
         }
     }
+}
+
+/// Who has a name.
+enum Found {
+    /// A device, if the token is right, or nobody.
+    Principal(Option<Principal>),
+    /// A user or nobody: it takes a check of the password to tell.
+    User(Option<Arc<User>>),
 }
 
 fn is_token(login: &DeviceLogin, secret: &str) -> bool {
@@ -321,5 +409,119 @@ mod tests {
         denied.pop();
         let next = access.log_in(&guess).await.unwrap_err();
         assert_eq!(cost(&next), Some(60));
+    }
+
+    /// What the configuration says of everybody.
+    fn settings() -> Settings {
+        let device = |name: &str, token: &str| DeviceLogin {
+            device: Arc::new(Device {
+                name: name.parse().unwrap(),
+                token: token.parse().unwrap(),
+                vars: Default::default(),
+                pin_names: Default::default(),
+                names_in_topics: false,
+                max_message: None,
+            }),
+            publish: Filters::default(),
+            subscribe: Filters::default(),
+        };
+        let user = |name: &str| User {
+            name: name.parse().unwrap(),
+            password: HASH.parse().unwrap(),
+            admin: false,
+            publish: Filters::default(),
+            subscribe: Filters::default(),
+        };
+        Settings {
+            devices: vec![device("porch", TOKEN), device("shed", "shed-token-123456")],
+            users: vec![user("anna"), user("bert")],
+        }
+    }
+
+    /// Of no known password.
+    const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$AAAAAAAAAAAAAAAAAAAAAA$\
+                        AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+    /// Who must log in again after this change.
+    fn void_after(change: impl Fn(&mut Settings)) -> Vec<String> {
+        let access = Access::new(settings());
+        let mut changed = settings();
+        change(&mut changed);
+        let mut void: Vec<_> = access.reconfigure(changed).into_iter().collect();
+        void.sort();
+        void
+    }
+
+    fn of_porch(settings: &mut Settings, change: impl Fn(&mut Device)) {
+        let porch = &mut settings.devices[0].device;
+        change(Arc::get_mut(porch).expect("nobody else has it"));
+    }
+
+    #[test]
+    fn a_login_is_void_when_it_is_gone_or_would_be_another() {
+        let other: Filters = Filters(vec!["house/#".parse().unwrap()]);
+        let both = ["porch", "porch mounted"];
+
+        assert!(void_after(|_| {}).is_empty());
+        // The lists are the unmounted login's.
+        let void = void_after(|new| new.devices[0].publish = other.clone());
+        assert_eq!(void, ["porch"]);
+        let void = void_after(|new| new.devices[0].subscribe = other.clone());
+        assert_eq!(void, ["porch"]);
+        let void = void_after(|new| drop(new.devices.remove(0)));
+        assert_eq!(void, both);
+        let void = void_after(|new| {
+            of_porch(new, |porch| {
+                porch.token = "porch-token-99999".parse().unwrap()
+            });
+        });
+        assert_eq!(void, both);
+        let void = void_after(|new| {
+            of_porch(new, |porch| {
+                porch.max_message = Some(256);
+                porch.names_in_topics = true;
+            });
+        });
+        assert!(void.is_empty());
+        for change in [
+            (|new: &mut Settings| drop(new.users.remove(0))) as fn(&mut Settings),
+            |new| new.users[0].admin = true,
+            |new| new.users[0].password = HASH.replace("t=1", "t=2").parse().unwrap(),
+            |new| new.users[0].publish.0.push("a".parse().unwrap()),
+            |new| new.users[0].subscribe.0.push("a".parse().unwrap()),
+        ] {
+            assert_eq!(void_after(change), ["anna"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn another_configuration_holds_from_the_next_login_on_and_penalties_go_on() {
+        let access = access();
+        let old = access.log_in(&credentials("device", TOKEN)).await.unwrap();
+        let anna = credentials("anna", "a password");
+        let anna_before = access.log_in(&anna).await.unwrap();
+        for _ in 0..10 {
+            let guess = credentials("device", "wrong-token-12345");
+            assert_eq!(cost(&access.log_in(&guess).await.unwrap_err()), Some(0));
+        }
+        assert!(access.is_current(&old));
+
+        let mut changed = settings();
+        of_porch(&mut changed, |porch| {
+            porch.token = "porch-token-99999".parse().unwrap();
+        });
+        let Principal::User(user) = &anna_before else {
+            panic!("anna is a user");
+        };
+        changed.users[0] = User::clone(user);
+        access.reconfigure(changed);
+
+        assert!(!access.is_current(&old));
+        assert!(access.is_current(&anna_before));
+        let new = credentials("device", "porch-token-99999");
+        assert!(access.log_in(&new).await.is_ok());
+        assert!(access.log_in(&anna).await.is_ok());
+        let denied = access.log_in(&credentials("device", TOKEN)).await;
+        assert_eq!(cost(&denied.unwrap_err()), Some(1));
     }
 }

@@ -266,6 +266,22 @@ impl Broker {
         }
     }
 
+    /// Ends the sessions of all clients that `is_void` says, with
+    /// [`Cause::LoginChanged`]; returns how many there were.
+    ///
+    /// A client that is being let in at the same time is missed unless its session
+    /// is open already: its connection asks for itself after [`open`](Broker::open).
+    pub fn evict(&self, is_void: impl Fn(&ClientKey) -> bool) -> usize {
+        let inner = &self.0;
+        let void: Vec<_> = lock(&inner.sessions)
+            .iter()
+            .filter(|(client, _)| is_void(client))
+            .map(|(_, session)| session.clone())
+            .collect();
+        let ends = |session: &&Arc<Shared>| inner.end(session, Some(Cause::LoginChanged));
+        void.iter().filter(ends).count()
+    }
+
     /// Hands a message to every session that subscribed to its topic, once, with the highest QoS
     /// of the subscriptions that match; and retains it if it says so.
     ///

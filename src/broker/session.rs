@@ -63,6 +63,8 @@ pub enum Cause {
     TakenOver,
     /// The client left its queue full for [`STALL`] while others waited.
     Stalled,
+    /// What the client logged in with does not hold any more (MQTT 5: 0x98).
+    LoginChanged,
 }
 
 /// A message to send to the client.

@@ -800,6 +800,34 @@ fn an_evicted_reader_is_closed_and_keeps_its_will() {
 }
 
 #[test]
+fn evicted_clients_are_told_and_the_others_are_not_touched() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let sessions = ["a", "b", "a mounted"].map(|login| {
+        let (session, wakes) = connect(&broker, login, now);
+        subscribe(&broker, &session, &["t"], now);
+        assert!(matches!(session.next_found(now), Next::Idle));
+        (session, wakes)
+    });
+
+    let evicted = broker.evict(|client| client.login.starts_with('a'));
+    assert_eq!(evicted, 2);
+    assert_eq!(broker.evict(|_| false), 0);
+
+    let closed = sessions.each_ref().map(|(session, _)| session.closed());
+    let expected = Some(Cause::LoginChanged);
+    assert_eq!(closed, [expected, None, expected]);
+    assert_eq!(
+        sessions.each_ref().map(|(_, wakes)| wakes.take()),
+        [1, 0, 1]
+    );
+    let counters = broker.counters();
+    assert_eq!((counters.sessions, counters.subscriptions), (1, 1));
+    assert_eq!(counters.stalled, 0);
+    broker.publish(None, message("t", "x", ONE), now);
+    assert_eq!(payloads(&sessions[1].0, now), ["x"]);
+}
+
+#[test]
 fn pinhooks_own_messages_push_out_the_oldest_of_a_slow_reader() {
     let (broker, start) = (Broker::new(small(2)), Instant::now());
     let (reader, _) = connect(&broker, "r", start);

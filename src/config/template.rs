@@ -207,14 +207,19 @@ impl Reading<'_, '_> {
         let fault = at.fault(error.to_string());
         match &error {
             TemplateError::Syntax(_) => fault.expected("a template such as `{{ value }}`"),
-            TemplateError::UnknownName { name, known } => fault
-                .focus(name)
-                .nearest(name, known.iter().copied())
+            TemplateError::UnknownNames { names, known } => fault
+                .focus(&names[0])
+                .nearest(&names[0], known.iter().copied())
                 .expected(format!("one of {}", known.join(", "))),
-            TemplateError::UnknownFilter(name) => fault
-                .focus(name)
-                .nearest(name, FILTERS)
+            TemplateError::UnknownFilters(names) => fault
+                .focus(&names[0])
+                .nearest(&names[0], FILTERS)
                 .expected("a filter of MiniJinja, such as default, round, upper or tojson"),
+            TemplateError::UnknownTests(names) => fault
+                .focus(&names[0])
+                .expected("a test of MiniJinja, such as defined, number, odd or in"),
+            TemplateError::Braces => fault.expected("an expression such as `value > 30`"),
+            TemplateError::SecretInExpression => fault.expected("a variable: `device.vars.NAME`"),
             TemplateError::SecretInside => {
                 fault.expected("`${…}` outside the braces, or a variable: `device.vars.NAME`")
             }

@@ -7,21 +7,28 @@
 //! there is no way round it through loops, captures or filters.
 
 mod escape;
+mod expression;
+mod guard;
+mod number;
+mod origin;
 mod scan;
 mod scope;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::error::Error as _;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Value, ValueKind};
+use minijinja::value::Value;
 use minijinja::{Environment, ErrorKind, OutputSpanKind, UndefinedBehavior};
 
 use super::Device;
 pub(super) use escape::percent;
+pub use expression::{Condition, Expression};
+use origin::Origin;
+use scan::Scanned;
 pub use scan::Text;
-use scan::{Origin, Scanned};
 pub use scope::{Response, Scope};
 
 /// Longest text that a template may render, in bytes (product.md §5.3).
@@ -68,12 +75,15 @@ pub enum Names {
     Request,
     /// Those of a request, and of the response to it.
     Response,
+    /// Those of a request, and `value_text`.
+    Condition,
 }
 
 impl Names {
     /// All of them.
     pub fn all(self) -> &'static [&'static str] {
-        const RESPONSE: &[&str] = &[
+        const ALL: &[&str] = &[
+            "value_text",
             "value",
             "values",
             "pin",
@@ -90,10 +100,11 @@ impl Names {
             "json",
         ];
         // The last four are the response's own.
-        const REQUEST: &[&str] = RESPONSE.split_at(RESPONSE.len() - 4).0;
+        const CONDITION: &[&str] = ALL.split_at(ALL.len() - 4).0;
         match self {
-            Names::Request => REQUEST,
-            Names::Response => RESPONSE,
+            Names::Request => &CONDITION[1..],
+            Names::Response => &ALL[1..],
+            Names::Condition => CONDITION,
         }
     }
 }
@@ -104,17 +115,26 @@ pub enum TemplateError {
     /// The engine's parser refused it.
     #[error("{0}")]
     Syntax(String),
-    /// A name that is none of `known`.
-    #[error("unknown name `{name}`")]
-    UnknownName {
-        /// What was written.
-        name: String,
+    /// Names that are none of `known`.
+    #[error("unknown {}", listed("name", names))]
+    UnknownNames {
+        /// What was written, in order, each once; never empty.
+        names: Vec<String>,
         /// What could have been meant.
         known: &'static [&'static str],
     },
-    /// A filter that the engine does not have.
-    #[error("unknown filter `{0}`")]
-    UnknownFilter(String),
+    /// Filters that the engine does not have; never empty.
+    #[error("unknown {}", listed("filter", .0))]
+    UnknownFilters(Vec<String>),
+    /// Tests, as in `is even`, that the engine does not have; never empty.
+    #[error("unknown {}", listed("test", .0))]
+    UnknownTests(Vec<String>),
+    /// Braces around the expression of a `when`, or in it.
+    #[error("a `{{{{` or `{{%` stands in an expression; leave the braces out")]
+    Braces,
+    /// `${NAME}` in the expression of a `when`.
+    #[error("`${{…}}` stands in an expression, where it would be read as a part of it")]
+    SecretInExpression,
     /// `${NAME}` between `{{` and `}}`.
     #[error("`${{…}}` stands inside `{{{{ }}}}`, where it would be read as a template")]
     SecretInside,
@@ -206,6 +226,8 @@ struct Gaps {
     origin_end: usize,
     names: Looked,
     is_raw: bool,
+    /// Whether values are escaped for their place.
+    escape: bool,
 }
 
 /// What a template looks up: `value`, `pins.V6`, `device.vars.lat`.
@@ -230,6 +252,7 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     engine.add_filter("urlencode", |value: Value| {
         escape::percent(&value.to_string())
     });
+    number::teach(&mut engine);
     // One would let a value pass for safe, the other show the whole scope.
     engine.remove_filter("safe");
     engine.remove_global("debug");
@@ -245,7 +268,7 @@ impl Template {
     pub fn parse(text: &Text, place: Place, spelling: Spelling) -> Result<Template, TemplateError> {
         let scanned = scan::scan(text, spelling.placeholders)?;
         let origin = match place {
-            Place::Url => Some(Origin::of(&scanned)?),
+            Place::Url => Some(Origin::of(&scanned, spelling.open_origin)?),
             Place::Json if scanned.has_gap_in_escape() => return Err(TemplateError::AfterEscape),
             _ => None,
         };
@@ -254,8 +277,8 @@ impl Template {
         let body = match scanned.fixed() {
             Some(fixed) if as_it_is || scanned.secrets.is_empty() => Body::Fixed(fixed),
             _ => {
-                let origin_end = origin.as_ref().map_or(0, |origin| origin.end);
-                Body::Gaps(Box::new(Gaps::parse(scanned, origin_end, spelling)?))
+                let in_origin = origin.as_ref().map_or(0, |origin| origin.pieces);
+                Body::Gaps(Box::new(Gaps::parse(scanned, in_origin, spelling)?))
             }
         };
         Ok(Template {
@@ -304,6 +327,11 @@ impl Template {
         self.gaps().is_some_and(|gaps| gaps.is_raw)
     }
 
+    /// For a URL: whether scheme, host or port depend on the write.
+    pub fn has_open_origin(&self) -> bool {
+        self.origin.as_ref().is_some_and(Origin::is_open)
+    }
+
     /// The highest `n` of a `/pin[n]/` in it.
     pub fn highest_part(&self) -> Option<usize> {
         let names = self.gaps().map(|gaps| gaps.names.0.iter());
@@ -331,26 +359,33 @@ impl Template {
 }
 
 impl Gaps {
+    /// `in_origin`: how many pieces have a part in a URL's origin.
     fn parse(
         scanned: Scanned,
-        origin_end: usize,
+        in_origin: usize,
         spelling: Spelling,
     ) -> Result<Gaps, TemplateError> {
-        check_filters(&scanned)?;
         let is_raw = scanned.gaps().any(escape::is_raw);
         let subscripts = scanned.subscripts();
         let mut engine = ENGINE.clone();
+        // As it is written first: what the engine has to say is about that.
         engine
-            .add_template_owned(NAME, scanned.source)
+            .add_template_owned(NAME, scanned.source.clone())
             .map_err(syntax)?;
+        check_called(scanned.code())?;
         let template = engine.get_template(NAME).map_err(syntax)?;
         check_names(template.undeclared_variables(false), spelling.names)?;
         let names = Looked::new(template.undeclared_variables(true), subscripts);
+        let (guarded, origin_end) = scanned.guarded(in_origin);
+        if guarded != scanned.source {
+            engine.add_template_owned(NAME, guarded).map_err(syntax)?;
+        }
         Ok(Gaps {
             secrets: scanned.secrets,
             origin_end,
             names,
             is_raw,
+            escape: spelling.escape,
             engine,
         })
     }
@@ -386,11 +421,12 @@ impl Gaps {
         if let Some(secret) = scan::secret(expression).and_then(|n| self.secrets.get(n)) {
             match place {
                 Place::Url => filled.push_literal(secret),
-                _ => filled.push_value(secret),
+                _ => self.push_value(filled, secret),
             }
         } else if let Some(index) = scan::part(expression) {
             match scope.value.blynk_parts().nth(index) {
-                Some(part) => filled.push_value(part),
+                Some(part) if gap.is_in_origin => filled.push_literal(part),
+                Some(part) => self.push_value(filled, part),
                 None => filled.push_literal(&scan::placeholder(index, place)),
             }
         } else if gap.is_in_origin || escape::is_raw(expression) {
@@ -398,7 +434,14 @@ impl Gaps {
         } else if escape::is_encoded(expression, place) {
             filled.push_encoded(gap.text);
         } else {
-            filled.push_value(gap.text);
+            self.push_value(filled, gap.text);
+        }
+    }
+
+    fn push_value(&self, filled: &mut escape::Filled, value: &str) {
+        match self.escape {
+            true => filled.push_value(value),
+            false => filled.push_literal(value),
         }
     }
 
@@ -412,8 +455,8 @@ impl Gaps {
 
 /// What the engine wrote for a gap.
 struct Gap<'a> {
-    /// Whether it stands in the scheme, host or port of a URL, where only the
-    /// device's variables may and are not escaped.
+    /// Whether it stands in the scheme, host or port of a URL, where nothing is
+    /// escaped: only the device's variables may, or the whole URL is checked.
     is_in_origin: bool,
     expression: &'a str,
     text: &'a str,
@@ -439,159 +482,56 @@ impl Looked {
     }
 }
 
-/// A single `{{ … }}` whose result keeps its type.
-#[derive(Clone)]
-pub struct Expression {
-    compiled: Arc<minijinja::Expression<'static, 'static>>,
-    names: Looked,
-}
-
-impl fmt::Debug for Expression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Expression(..)")
-    }
-}
-
-impl Expression {
-    /// Reads `text` if it is one gap and nothing else.
-    ///
-    /// # Errors
-    ///
-    /// As [`Template::parse`].
-    pub fn parse(text: &Text, spelling: Spelling) -> Result<Option<Expression>, TemplateError> {
-        let scanned = scan::scan(text, spelling.placeholders)?;
-        // What is no expression of the engine's is text: a secret, or a part of
-        // the value that may stay as it stands.
-        let Some(gap) = scanned.only_gap().filter(|gap| !scan::is_marker(gap)) else {
-            return Ok(None);
-        };
-        check_filters(&scanned)?;
-        let compiled = ENGINE
-            .compile_expression_owned(gap.to_owned())
-            .map_err(syntax)?;
-        check_names(compiled.undeclared_variables(false), spelling.names)?;
-        let names = Looked::new(compiled.undeclared_variables(true), scanned.subscripts());
-        Ok(Some(Expression {
-            compiled: Arc::new(compiled),
-            names,
-        }))
-    }
-
-    /// Its value as JSON.
-    ///
-    /// # Errors
-    ///
-    /// When a name is undefined, or the work is too much.
-    pub fn eval(&self, scope: &Arc<Scope>) -> Result<serde_json::Value, RenderError> {
-        let root = Value::from_dyn_object(Arc::clone(scope));
-        let value = self.compiled.eval(root).map_err(engine)?;
-        if has_undefined(&value) {
-            return Err(RenderError::Engine("undefined value".to_owned()));
-        }
-        serde_json::to_value(&value).map_err(|error| RenderError::Engine(error.to_string()))
-    }
-
-    /// Whether it looks up `name`, or something in it.
-    pub fn uses(&self, name: &str) -> bool {
-        self.names.has(name)
-    }
-
-    /// The pins it asks for by name.
-    pub fn pins(&self) -> impl Iterator<Item = &str> {
-        self.names.pins()
-    }
-}
-
-/// The expression of `when`: whether a write triggers a webhook (product.md §5.1).
-///
-/// In it, values that read as numbers are numbers, and `value_text` is the text.
-#[derive(Clone)]
-pub struct Condition(Expression);
-
-impl fmt::Debug for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Condition(..)")
-    }
-}
-
-impl Condition {
-    /// Reads an expression, without braces around it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Template::parse`].
-    pub fn parse(text: &Text) -> Result<Condition, TemplateError> {
-        let _ = text;
-        unimplemented!()
-    }
-
-    /// Whether it holds.
-    ///
-    /// # Errors
-    ///
-    /// When a name is undefined, or the work is too much.
-    pub fn holds(&self, scope: &Arc<Scope>) -> Result<bool, RenderError> {
-        let _ = scope;
-        unimplemented!()
-    }
-
-    /// Whether it looks up `name`, or something in it.
-    pub fn uses(&self, name: &str) -> bool {
-        self.0.uses(name)
-    }
-
-    /// The pins it asks for by name.
-    pub fn pins(&self) -> impl Iterator<Item = &str> {
-        self.0.pins()
-    }
-}
-
-/// Whether a list or map has an undefined value in it, which the engine lets
-/// pass where nothing is done with it.
-fn has_undefined(value: &Value) -> bool {
-    let has_one = |value: &Value| {
-        value
-            .try_iter()
-            .is_ok_and(|mut items| items.any(|v| has_undefined(&v)))
-    };
-    match value.kind() {
-        ValueKind::Undefined => true,
-        ValueKind::Seq => has_one(value),
-        ValueKind::Map => value.try_iter().is_ok_and(|mut keys| {
-            keys.any(|key| value.get_item(&key).is_ok_and(|item| has_undefined(&item)))
-        }),
-        _ => false,
-    }
-}
-
 fn check_names(used: HashSet<String>, allowed: Names) -> Result<(), TemplateError> {
     let known = |name: &str| {
         allowed.all().contains(&name)
             || scan::is_marker(name)
             || ENGINE.globals().any(|(global, _)| global == name)
     };
-    match used.into_iter().filter(|name| !known(name)).min() {
-        None => Ok(()),
-        Some(name) => Err(TemplateError::UnknownName {
-            name,
+    let unknown: BTreeSet<String> = used.into_iter().filter(|name| !known(name)).collect();
+    match unknown.is_empty() {
+        true => Ok(()),
+        false => Err(TemplateError::UnknownNames {
+            names: unknown.into_iter().collect(),
             known: allowed.all(),
         }),
     }
 }
 
-/// The engine finds an unknown filter only when it comes to it, which is too
-/// late: so each is tried on something here.
-fn check_filters(scanned: &Scanned) -> Result<(), TemplateError> {
-    let is_unknown = |name: &&str| {
-        let tried = ENGINE
-            .compile_expression_owned(format!("1|{name}"))
-            .and_then(|expression| expression.eval(()));
-        tried.is_err_and(|error| error.kind() == ErrorKind::UnknownFilter)
+/// The engine finds an unknown filter or test only when it comes to it, which is
+/// too late: so each is tried on something here.
+fn check_called<'a>(code: impl Iterator<Item = &'a str>) -> Result<(), TemplateError> {
+    let unknown = |names: BTreeSet<&str>, call: &str, kind: ErrorKind| -> Vec<String> {
+        let is_unknown = |name: &&str| {
+            let tried = ENGINE
+                .compile_expression_owned(format!("1 {call} {name}"))
+                .and_then(|expression| expression.eval(()));
+            tried.is_err_and(|error| error.kind() == kind)
+        };
+        let names = names.into_iter().filter(is_unknown);
+        names.map(str::to_owned).collect()
     };
-    match scanned.filters().into_iter().find(is_unknown) {
-        None => Ok(()),
-        Some(name) => Err(TemplateError::UnknownFilter(name.to_owned())),
+    let (mut filters, mut tests) = (BTreeSet::new(), BTreeSet::new());
+    for (called, tested) in code.map(guard::called) {
+        filters.extend(called);
+        tests.extend(tested);
     }
+    let filters = unknown(filters, "|", ErrorKind::UnknownFilter);
+    if !filters.is_empty() {
+        return Err(TemplateError::UnknownFilters(filters));
+    }
+    let tests = unknown(tests, "is", ErrorKind::UnknownTest);
+    match tests.is_empty() {
+        true => Ok(()),
+        false => Err(TemplateError::UnknownTests(tests)),
+    }
+}
+
+/// ``name `a` ``, ``names `a`, `b` ``
+fn listed(what: &str, names: &[String]) -> String {
+    let plural = if names.len() > 1 { "s" } else { "" };
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    format!("{what}{plural} {}", names.join(", "))
 }
 
 fn syntax(error: minijinja::Error) -> TemplateError {
@@ -602,8 +542,14 @@ fn engine(error: minijinja::Error) -> RenderError {
     RenderError::Engine(describe(&error))
 }
 
-/// The engine's words without its own idea of file and line.
+/// The engine's words without its own idea of file and line; or our own.
 fn describe(error: &minijinja::Error) -> String {
+    if let Some(refusal) = error
+        .source()
+        .and_then(|e| e.downcast_ref::<number::Refusal>())
+    {
+        return refusal.to_string();
+    }
     match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),

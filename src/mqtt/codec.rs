@@ -17,7 +17,7 @@ mod tests;
 use bytes::{Buf, BytesMut};
 
 use self::decode::{ARRIVED, RELEASED, Reader};
-pub use self::encode::EncodeError;
+pub use self::encode::{EncodeError, publish_size};
 use super::packet::{Incoming, Reason, Version};
 
 /// The codec of one connection.

@@ -18,8 +18,9 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::codec::DecodeError;
-use super::intake::Taken;
+use super::budget::{Budget, PUB_SUB_CLIENT};
+use super::codec::{DecodeError, EncodeError};
+use super::intake::{Publisher, Taken};
 use super::mount::Mount;
 use super::packet::{
     Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Publish, Qos, Reason, RetainHandling,
@@ -32,6 +33,7 @@ use crate::broker::{
     Subscription, Will,
 };
 use crate::hub::Attachment;
+use crate::model::DeviceName;
 use admit::{Admitted, Refused, admit};
 use wire::{Wire, message_properties, packet_publish};
 
@@ -60,6 +62,9 @@ const TURN_BYTES: usize = 512;
 /// Filters of one SUBSCRIBE that are looked at, if a session may not have more:
 /// a packet of 64 KiB has room for 16,000, and each costs a check.
 const MAX_FILTERS: usize = 1000;
+
+/// Why a client must log in again.
+const LOGIN_CHANGED: &str = "its login has changed or left the configuration";
 
 /// Serves a client until it or `goodbye` ends the conversation.
 pub(super) async fn serve<S>(
@@ -92,11 +97,16 @@ pub(super) async fn serve<S>(
         () = goodbye.cancelled() => return,
     };
     match admitted {
-        Ok(admitted) => {
-            let mut connection = Connection::open(wire, shared, *connect, admitted, peer);
-            let ending = connection.run(goodbye).await;
-            connection.end(ending).await;
-        }
+        Ok(admitted) => match Connection::open(wire, shared, *connect, admitted, peer) {
+            Ok(mut connection) => {
+                let ending = connection.run(goodbye).await;
+                connection.end(ending).await;
+            }
+            Err(wire) => {
+                let reason = Reason::BAD_USER_NAME_OR_PASSWORD;
+                wire.refuse(reason, LOGIN_CHANGED).await;
+            }
+        },
         Err(Refused::Answered(reason, why)) => wire.refuse(reason, &why).await,
         Err(Refused::Unanswered) => {}
     }
@@ -110,14 +120,22 @@ struct Connection<S> {
     mount: Mount,
     version: Version,
     session: Session,
-    /// For a device: its presence.
-    _attachment: Option<Attachment>,
+    device: Option<Presence>,
     bell: Arc<Bell>,
     keep_alive: Option<Duration>,
     last_heard: Instant,
     holding: Option<Holding>,
     /// What was done since others had their turn; see [`TURN`].
     done: usize,
+}
+
+/// What there is to a device's connection.
+struct Presence {
+    name: DeviceName,
+    budget: Arc<Budget>,
+    /// Whether it was said that it may lose long packets.
+    is_warned: bool,
+    _attachment: Attachment,
 }
 
 /// Wakes the connection's task when its session has something.
@@ -156,14 +174,15 @@ enum Ending {
 
 impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// Opens the session, publishes the will of the connection it replaces, and
-    /// answers the CONNECT.
+    /// answers the CONNECT; gives the wire back if the login has become void since
+    /// it was checked.
     fn open(
         wire: Wire<S>,
         shared: Arc<Shared>,
         connect: Connect,
         admitted: Admitted,
         peer: SocketAddr,
-    ) -> Connection<S> {
+    ) -> Result<Connection<S>, Wire<S>> {
         let Admitted {
             principal,
             mount,
@@ -190,13 +209,28 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             waker: Waker::from(Arc::clone(&bell)),
         };
         let opened = shared.intake.broker.open(key, open, now);
+        // Asked only now: a session that is open already when a login becomes void
+        // is found and closed.
+        if !shared.access.is_current(&principal) {
+            let line = format_args!("`{client_id}` not let in: {LOGIN_CHANGED}");
+            shared.intake.gossip.info(&principal.login(), line);
+            return Err(wire);
+        }
         if let Some(will) = opened.will {
             publish_will(&shared, &principal, &opened.session, will);
         }
-        let attachment = match &principal {
-            Principal::Device { login, .. } => {
-                let room = Arc::new(Anything);
-                Some(shared.intake.hub.attach(&login.device.name, room))
+        let device = match &principal {
+            Principal::Device { login, is_mounted } => {
+                let name = login.device.name.clone();
+                let budget = Budget::new(connect.version, *is_mounted, connect.maximum_packet);
+                let budget = Arc::new(budget);
+                let room = Arc::clone(&budget);
+                Some(Presence {
+                    _attachment: shared.intake.hub.attach(&name, room),
+                    name,
+                    budget,
+                    is_warned: false,
+                })
             }
             Principal::User(_) => None,
         };
@@ -209,7 +243,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             mount,
             version: connect.version,
             session: opened.session,
-            _attachment: attachment,
+            device,
             bell,
             // MQTT-3.1.2-22: one and a half times; 0 is none.
             keep_alive: (connect.keep_alive > 0)
@@ -232,7 +266,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             shared_subscriptions: false,
             ..ConnAck::new(Reason::SUCCESS)
         }));
-        connection
+        Ok(connection)
     }
 
     async fn run(&mut self, goodbye: CancellationToken) -> Ending {
@@ -240,6 +274,10 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if self.is_turn_over() {
                 self.done = 0;
                 tokio::task::yield_now().await;
+            }
+            // Whose session was ended from outside has no say any more.
+            if let Some(cause) = self.session.closed() {
+                return Ending::Closed(cause);
             }
             if let Err(ending) = self.take_packets() {
                 return ending;
@@ -409,10 +447,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     retain: publish.retain,
                     properties: message_properties(&publish.properties, &self.mount),
                 };
-                let from = Some(&self.session);
+                let publisher = Publisher {
+                    principal: &self.principal,
+                    session: &self.session,
+                    budget: self.device.as_ref().map(|device| &*device.budget),
+                };
                 self.shared
                     .intake
-                    .take(&self.principal, from, message, &publish.topic, now)
+                    .take(publisher, message, &publish.topic, now)
             }
         };
         let ack = publish.packet_id.map(|packet_id| Ack {
@@ -531,18 +573,34 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return;
         };
         let properties = wire::properties(outgoing, &self.mount, self.version);
-        if !self
+        let publish = packet_publish(outgoing, topic, &properties);
+        let intake = &self.shared.intake;
+        let limit = self.device.as_ref().and_then(|device| {
+            let configured = intake.hub.device(device.name.as_str());
+            let max_message = configured.and_then(|device| device.max_message);
+            device.budget.limit(max_message)
+        });
+        let queued = self
             .wire
-            .try_queue(&packet_publish(outgoing, topic, &properties))
-        {
-            self.session.discard(outgoing);
-            // A line about a line that does not fit would not fit either.
-            if !topic.ends_with("downlink/diag") {
-                let line = format!("a message on {topic} is larger than this client takes");
-                let intake = &self.shared.intake;
-                intake.tell(&self.principal, &line, Instant::now());
+            .queue_publish(&publish, limit.unwrap_or(usize::MAX));
+        let line = match (queued, &mut self.device) {
+            (Ok(size), Some(device))
+                if limit.is_none() && size > PUB_SUB_CLIENT && !device.is_warned =>
+            {
+                device.is_warned = true;
+                long_packet_line(size)
             }
-        }
+            (Ok(_), _) => return,
+            (Err(error), _) => {
+                self.session.discard(outgoing);
+                // A line about a line that does not fit would not fit either.
+                if topic.ends_with("downlink/diag") {
+                    return;
+                }
+                unsent_line(topic, &error)
+            }
+        };
+        intake.tell(&self.principal, &line, Instant::now());
     }
 
     /// Says the last words, ends the session and publishes the will.
@@ -562,6 +620,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let why = "the client does not read what it subscribed to";
                 (End::Lost, Some((Reason::QUOTA_EXCEEDED, why)))
             }
+            // Its will goes with its rights.
+            Ending::Closed(Cause::LoginChanged) => (
+                End::Normal,
+                Some((Reason::ADMINISTRATIVE_ACTION, LOGIN_CHANGED)),
+            ),
             Ending::Goodbye => {
                 let _ = self.fill();
                 (
@@ -597,16 +660,22 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 }
 
-struct Anything;
+/// What the device is told of a packet that its client may have lost, since
+/// nobody said how long they may be.
+fn long_packet_line(size: usize) -> String {
+    format!(
+        "sent a packet of {size} bytes: PubSubClient loses those above {PUB_SUB_CLIENT} silently; \
+         call setBufferSize({size}), or set max_message to what the device takes"
+    )
+}
 
-impl crate::hub::Room for Anything {
-    fn check(
-        &self,
-        _: &crate::model::Device,
-        _: crate::model::Pin,
-        _: &crate::model::PinValue,
-    ) -> Result<(), crate::hub::Misfit> {
-        Ok(())
+/// What a client is told of a message that it does not take.
+fn unsent_line(topic: &str, error: &EncodeError) -> String {
+    match error {
+        EncodeError::TooLarge { size, limit } => {
+            format!("{topic} is {size} bytes, this client takes {limit}")
+        }
+        EncodeError::Field(_) => format!("{topic} was not sent: {error}"),
     }
 }
 
@@ -620,10 +689,13 @@ async fn until(deadline: Option<Instant>) {
 /// A will takes the way of every message: it may be a write to a pin.
 fn publish_will(shared: &Shared, principal: &Principal, session: &Session, will: Will) {
     let topic = Arc::clone(&will.message.topic);
-    let now = Instant::now();
-    shared
-        .intake
-        .take(principal, Some(session), will.message, &topic, now);
+    let publisher = Publisher {
+        principal,
+        session,
+        budget: None,
+    };
+    let intake = &shared.intake;
+    intake.take(publisher, will.message, &topic, Instant::now());
 }
 
 /// A shared subscription's filter has a group and another filter behind it

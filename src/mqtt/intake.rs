@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::gossip::{Gossip, plain};
 use super::packet::Reason;
 use super::pins::{self, Inbound};
@@ -23,6 +24,17 @@ pub(super) struct Intake {
     pub gossip: Gossip,
     /// Devices whose retained writes were noted in the log.
     noted: Mutex<HashSet<DeviceName>>,
+}
+
+/// Who publishes.
+#[derive(Clone, Copy)]
+pub(super) struct Publisher<'a> {
+    /// As whom.
+    pub principal: &'a Principal,
+    /// In which session.
+    pub session: &'a Session,
+    /// What its connection takes: of a device, unless the connection is gone.
+    pub budget: Option<&'a Budget>,
 }
 
 /// Payloads above this, in bytes, are read only while the device may write.
@@ -61,12 +73,12 @@ impl Intake {
     /// said it, for what it is told.
     pub fn take(
         &self,
-        principal: &Principal,
-        from: Option<&Session>,
+        publisher: Publisher<'_>,
         mut message: Message,
         shown: &str,
         now: Instant,
     ) -> Taken {
+        let principal = publisher.principal;
         if let Err(refusal) = principal.may_publish(&message.topic) {
             self.tell(
                 principal,
@@ -75,10 +87,10 @@ impl Intake {
             );
             return Taken::at_once(Reason::NOT_AUTHORIZED);
         }
-        match self.meaning(&message, principal, now) {
+        match self.meaning(&message, publisher, now) {
             Ok(None) => {}
             Ok(Some(reason)) if reason.is_error() => return Taken::at_once(reason),
-            // A write is an event; what is retained is `state/`.
+            // A write happens once; what is retained is `state/`.
             Ok(Some(_)) => message.retain = false,
             Err(reason) => return Taken::at_once(reason),
         }
@@ -87,7 +99,8 @@ impl Intake {
             return Taken::at_once(Reason::SUCCESS);
         }
         message.payload = Bytes::copy_from_slice(&message.payload);
-        let published = self.broker.publish(from, message, now);
+        let session = Some(publisher.session);
+        let published = self.broker.publish(session, message, now);
         let reason = match published.retained {
             Ok(()) => Reason::SUCCESS,
             Err(refused) => {
@@ -105,9 +118,10 @@ impl Intake {
     fn meaning(
         &self,
         message: &Message,
-        principal: &Principal,
+        publisher: Publisher<'_>,
         now: Instant,
     ) -> Result<Option<Reason>, Reason> {
+        let principal = publisher.principal;
         let topic = &*message.topic;
         if let Some(webhook) = pins::read_resume(topic, &message.payload) {
             self.resume(&webhook);
@@ -139,15 +153,16 @@ impl Intake {
                 if message.retain && !message.payload.is_empty() {
                     self.note_retained(principal, &device.name, rest);
                 }
-                Ok(Some(self.carry_out(&device.name, inbound, now)))
+                Ok(Some(self.carry_out(&device.name, inbound, publisher, now)))
             }
             Err(misread) => {
                 self.tell_device(&device.name, &misread.to_string(), now);
                 Err(match misread {
-                    pins::Misread::NotText(_) | pins::Misread::Batch(_) => {
+                    pins::Misread::NotText(_) | pins::Misread::Batch(_) | pins::Misread::Mcu(_) => {
                         Reason::PAYLOAD_FORMAT_INVALID
                     }
                     pins::Misread::NoPin { .. }
+                    | pins::Misread::NoCode(_)
                     | pins::Misread::NoSuchTopic(_)
                     | pins::Misread::NotBuilt(_) => Reason::TOPIC_NAME_INVALID,
                     pins::Misread::TooMany => Reason::QUOTA_EXCEEDED,
@@ -156,7 +171,13 @@ impl Intake {
         }
     }
 
-    fn carry_out(&self, device: &DeviceName, inbound: Inbound, now: Instant) -> Reason {
+    fn carry_out(
+        &self,
+        device: &DeviceName,
+        inbound: Inbound,
+        publisher: Publisher<'_>,
+        now: Instant,
+    ) -> Reason {
         match inbound {
             Inbound::Writes(source, writes) => {
                 let mut reason = Reason::SUCCESS;
@@ -181,6 +202,16 @@ impl Intake {
                 Ok(()) => Reason::SUCCESS,
                 Err(error) => refusal(&error),
             },
+            Inbound::Event(code, value) => match self.hub.event(device, &code, &value, now) {
+                Ok(()) => Reason::SUCCESS,
+                Err(error) => refusal(&error),
+            },
+            Inbound::Mcu(rxbuff) => {
+                if let (Some(budget), Some(rxbuff)) = (publisher.budget, rxbuff) {
+                    budget.set_rxbuff(rxbuff);
+                }
+                Reason::SUCCESS
+            }
         }
     }
 
@@ -211,8 +242,8 @@ impl Intake {
         let mut noted = self.noted.lock().expect("no panic under this lock");
         if noted.insert(device.clone()) {
             let line = format_args!(
-                "{device}/{topic} was published with the retain flag, which a write does not \
-                 keep; subscribe to state/ for the current value"
+                "{device}/{topic} was published with the retain flag, which is not kept there; \
+                 subscribe to state/ for a pin's current value"
             );
             self.gossip.info(&principal.login(), line);
         }

@@ -1,6 +1,7 @@
 //! MQTT: the wire and the meaning. Clients of 3.1.1 and 5 on one port, a broker
 //! for their messages, and pinhook's topics (product.md §3).
 
+mod budget;
 pub mod codec;
 mod connection;
 mod gossip;
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::Access;
+use crate::access::{self, Access};
 use crate::broker::{Broker, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
 use crate::model::mask::Mask;
@@ -104,6 +105,15 @@ impl Mqtt {
         observer::run(hub, broker, stop).await;
     }
 
+    /// Takes other logins and other secrets to hide, and closes the connections
+    /// whose login has changed or is gone; no other connection notices.
+    pub fn reconfigure(&self, access: access::Settings, mask: Mask) {
+        let intake = &self.shared.intake;
+        intake.gossip.reconfigure(mask);
+        let void = self.shared.access.reconfigure(access);
+        intake.broker.evict(|client| void.contains(&*client.login));
+    }
+
     /// Says goodbye to every client and waits until all are gone.
     pub async fn close(&self) {
         self.goodbye.cancel();
@@ -136,3 +146,6 @@ fn publish_own(broker: &Broker, topic: String, payload: Bytes, retain: bool) {
     };
     broker.publish(None, message, Instant::now());
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::num::NonZeroUsize;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -11,7 +12,7 @@ use crate::access::BASE;
 use crate::hub::{Report, WebhookState};
 use crate::model::gate::State;
 use crate::model::webhook::{Delivery, Trigger};
-use crate::model::{Device, DeviceName, Pin, PinValue, Source, WebhookName};
+use crate::model::{Device, DeviceName, EventCode, Pin, PinValue, Source, WebhookName};
 
 /// What a published message asks of pinhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,10 @@ pub enum Inbound {
     Writes(Source, Vec<(Pin, PinValue)>),
     /// `get/ds`: the values of these pins, or of all.
     Get(Option<Vec<Pin>>),
+    /// `event/CODE`: an event and what is said of it.
+    Event(EventCode, PinValue),
+    /// `info/mcu`: the device's buffer in bytes, if it names it.
+    Mcu(Option<NonZeroUsize>),
 }
 
 /// Why a message to one of pinhook's topics cannot be understood. The texts are
@@ -35,8 +40,14 @@ pub enum Misread {
         level: String,
     },
     /// A topic of a kind that does not exist.
-    #[error("{0}: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all")]
+    #[error(
+        "{0}: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, \
+         event/CODE or info/mcu"
+    )]
     NoSuchTopic(String),
+    /// What stands behind `event/` is no code.
+    #[error("{0}: an event's code has 1 to 64 characters of A-Z a-z 0-9 _ -")]
+    NoCode(String),
     /// A topic of the contract that this version does not know yet.
     #[error("{0}: is not built yet in this version")]
     NotBuilt(String),
@@ -49,6 +60,9 @@ pub enum Misread {
     /// `batch_ds` needs an object.
     #[error("batch_ds: {0}; expected a JSON object as in {{\"V1\": 21.5, \"V2\": \"on\"}}")]
     Batch(String),
+    /// `info/mcu` needs an object, and a size in it must be one.
+    #[error("info/mcu: {0}; expected a JSON object as in {{\"rxbuff\": 1024}}, in bytes")]
+    Mcu(String),
 }
 
 /// Pins of one `get/ds`, counted with repetitions: a device has 768, and names.
@@ -80,7 +94,8 @@ pub fn read(device: &Device, rest: &str, payload: &[u8]) -> Result<Option<Inboun
         "set" => write(device, rest, level, payload, Source::App)?,
         "batch_ds" if level.is_empty() => batch(device, payload)?,
         "get" => get(device, rest, level, payload)?,
-        "event" | "info" => return Err(Misread::NotBuilt(shown(rest))),
+        "event" => event(rest, level, payload)?,
+        "info" => info(rest, level, payload)?,
         _ => return Ok(None),
     };
     Ok(Some(inbound))
@@ -123,6 +138,7 @@ fn text<'a>(topic: &str, payload: &'a [u8]) -> Result<&'a str, Misread> {
 
 fn get(device: &Device, topic: &str, level: &str, payload: &[u8]) -> Result<Inbound, Misread> {
     match level {
+        "utc/all/json" => Err(Misread::NotBuilt(shown(topic))),
         "ds/all" => Ok(Inbound::Get(None)),
         "ds" => {
             let names = text(topic, payload)?.split(',').map(str::trim);
@@ -143,12 +159,38 @@ fn get(device: &Device, topic: &str, level: &str, payload: &[u8]) -> Result<Inbo
     }
 }
 
-fn batch(device: &Device, payload: &[u8]) -> Result<Inbound, Misread> {
-    if !payload.trim_ascii_start().starts_with(b"{") {
-        return Err(Misread::Batch("that is no object".to_owned()));
+fn event(topic: &str, level: &str, payload: &[u8]) -> Result<Inbound, Misread> {
+    if level.is_empty() {
+        return Err(Misread::NoSuchTopic(shown(topic)));
     }
-    let Batch(entries) =
-        serde_json::from_slice(payload).map_err(|e| Misread::Batch(e.to_string()))?;
+    let code = level.parse().map_err(|_| Misread::NoCode(shown(topic)))?;
+    let text = text(topic, payload)?;
+    Ok(Inbound::Event(code, PinValue::from(text)))
+}
+
+fn info(topic: &str, level: &str, payload: &[u8]) -> Result<Inbound, Misread> {
+    if level != "mcu" {
+        return Err(Misread::NoSuchTopic(shown(topic)));
+    }
+    let entries = object(payload).map_err(Misread::Mcu)?;
+    let said = entries.iter().rfind(|(name, _)| name == "rxbuff");
+    let rxbuff = said.map(|(_, value)| bytes(value.get()).ok_or_else(|| wrong_size(value.get())));
+    rxbuff.transpose().map(Inbound::Mcu)
+}
+
+/// A JSON number or a text of digits, above 0.
+fn bytes(json: &str) -> Option<NonZeroUsize> {
+    let digits = scalar(json)?;
+    let is_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_digits)
+}
+
+fn wrong_size(json: &str) -> Misread {
+    Misread::Mcu(format!("rxbuff is {}", shown(json)))
+}
+
+fn batch(device: &Device, payload: &[u8]) -> Result<Inbound, Misread> {
+    let entries = object(payload).map_err(Misread::Batch)?;
     let mut writes = Vec::with_capacity(entries.len());
     for (name, value) in entries {
         let texts = texts(value.get()).ok_or_else(|| {
@@ -162,26 +204,37 @@ fn batch(device: &Device, payload: &[u8]) -> Result<Inbound, Misread> {
     Ok(Inbound::Writes(Source::Hardware, writes))
 }
 
-/// A JSON object in the order in which it is written, its values as written.
-struct Batch<'a>(Vec<(String, &'a RawValue)>);
+/// The entries of a JSON object, or what is wrong with it.
+fn object(payload: &[u8]) -> Result<Vec<(String, &RawValue)>, String> {
+    if !payload.trim_ascii_start().starts_with(b"{") {
+        return Err("that is no object".to_owned());
+    }
+    match serde_json::from_slice(payload) {
+        Ok(Object(entries)) => Ok(entries),
+        Err(error) => Err(error.to_string()),
+    }
+}
 
-impl<'de> Deserialize<'de> for Batch<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Batch<'de>, D::Error> {
+/// A JSON object in the order in which it is written, its values as written.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<'de>, D::Error> {
         struct Entries;
 
         impl<'de> Visitor<'de> for Entries {
-            type Value = Batch<'de>;
+            type Value = Object<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Batch<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut entries = Vec::new();
                 while let Some(entry) = map.next_entry()? {
                     entries.push(entry);
                 }
-                Ok(Batch(entries))
+                Ok(Object(entries))
             }
         }
 
@@ -354,6 +407,11 @@ mod tests {
     #[test]
     fn what_topics_mean() {
         let (hardware, app) = (Source::Hardware, Source::App);
+        let event = |code: &str, value| {
+            let code = code.parse().unwrap();
+            Some(Inbound::Event(code, PinValue::from(value)))
+        };
+        let mcu = |rxbuff| Some(Inbound::Mcu(NonZeroUsize::new(rxbuff)));
         let pins = |list: &[&str]| Some(list.iter().map(|pin| pin.parse().unwrap()).collect());
         for (topic, payload, meaning) in [
             ("ds/V5", "21.5", writes(hardware, &[("V5", "21.5")])),
@@ -384,6 +442,17 @@ mod tests {
                 Some(Inbound::Get(pins(&["V1", "V2", "V6"]))),
             ),
             ("get/ds/all", "", Some(Inbound::Get(None))),
+            ("event/door_open", "", event("door_open", "")),
+            ("event/2", "front\x00twice", event("2", "front\x00twice")),
+            ("info/mcu", r#"{"rxbuff": 1024}"#, mcu(1024)),
+            (
+                "info/mcu",
+                r#" {"fw": {"v": [1]}, "rxbuff": "256", "h-beat": 10} "#,
+                mcu(256),
+            ),
+            ("info/mcu", r#"{"rxbuff": 9, "rxbuff": "1"}"#, mcu(1)),
+            ("info/mcu", r#"{"type": "x"}"#, mcu(0)),
+            ("info/mcu", "{}", mcu(0)),
             ("anything", "x", None),
             ("other/ds/V5", "x", None),
         ] {
@@ -411,12 +480,12 @@ mod tests {
             (
                 "ds",
                 "1",
-                "ds: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all",
+                "ds: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
             ),
             (
                 "ds/",
                 "1",
-                "ds/: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all",
+                "ds/: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
             ),
             (
                 "ds/V5/erase",
@@ -424,9 +493,34 @@ mod tests {
                 "ds/V5/erase: is not built yet in this version",
             ),
             (
-                "event/door",
+                "event/front door",
                 "",
-                "event/door: is not built yet in this version",
+                "event/front door: an event's code has 1 to 64 characters of A-Z a-z 0-9 _ -",
+            ),
+            (
+                "event/door/open",
+                "",
+                "event/door/open: an event's code has 1 to 64 characters of A-Z a-z 0-9 _ -",
+            ),
+            (
+                "info/wifi",
+                "{}",
+                "info/wifi: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
+            ),
+            (
+                "info/mcu",
+                "1024",
+                "info/mcu: that is no object; expected a JSON object as in {\"rxbuff\": 1024}, in bytes",
+            ),
+            (
+                "info/mcu",
+                "{\"rxbuff\": }",
+                "info/mcu: expected value at line 1 column 12; expected a JSON object as in {\"rxbuff\": 1024}, in bytes",
+            ),
+            (
+                "get/utc/all/json",
+                "",
+                "get/utc/all/json: is not built yet in this version",
             ),
             (
                 "get/ds",
@@ -436,7 +530,7 @@ mod tests {
             (
                 "get/rtc",
                 "",
-                "get/rtc: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, or get/ds/all",
+                "get/rtc: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
             ),
             (
                 "get/ds",
@@ -457,8 +551,31 @@ mod tests {
             let error = read(&device(false), topic, payload.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), says);
         }
-        let error = read(&device(false), "ds/V1", b"\xff").unwrap_err();
-        assert_eq!(error.to_string(), "ds/V1: the value is not valid UTF-8");
+        for topic in ["ds/V1", "event/door"] {
+            let error = read(&device(false), topic, b"\xff").unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("{topic}: the value is not valid UTF-8")
+            );
+        }
+    }
+
+    #[test]
+    fn a_buffer_has_a_size() {
+        for silly in [
+            "0", "-1", "1.5", "1e3", "\"\"", "\"+5\"", "\"big\"", "\"0\"", "null", "true", "[5]",
+            "{}",
+        ] {
+            let payload = format!("{{\"rxbuff\": {silly}}}");
+            let error = read(&device(false), "info/mcu", payload.as_bytes()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "info/mcu: rxbuff is {silly}; expected a JSON object as in \
+                     {{\"rxbuff\": 1024}}, in bytes"
+                )
+            );
+        }
     }
 
     #[test]
@@ -502,6 +619,7 @@ mod tests {
         fn rubbish_is_misread_without_a_panic(topic in ".{0,20}", payload: Vec<u8>) {
             let _ = read(&device(false), &topic, &payload);
             let _ = read(&device(false), "batch_ds", &payload);
+            let _ = read(&device(false), "info/mcu", &payload);
             let _ = read_resume(&topic, &payload);
         }
     }

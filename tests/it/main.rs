@@ -1,8 +1,10 @@
 //! Tests of pinhook as a whole, in one binary so that it links once.
 
 mod broker_wire;
+mod budgets;
 mod cli;
 mod config_errors;
+mod events;
 mod example_config;
 mod hostile;
 mod layers;

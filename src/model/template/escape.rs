@@ -1,5 +1,6 @@
 //! Escaping by place: how a value is written so that it stays a value.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use minijinja::value::Value;
@@ -202,6 +203,13 @@ fn is_scalar(value: &str) -> bool {
 
 /// The first `.` or `..`, in any spelling, among the path segments of `url`.
 pub(super) fn dot_segment(url: &str) -> Option<String> {
+    // The parser of URLs takes these out before it looks for segments.
+    let is_skipped = |c: char| matches!(c, '\t' | '\r' | '\n');
+    let url = match url.contains(is_skipped) {
+        true => Cow::Owned(url.replace(is_skipped, "")),
+        false => Cow::Borrowed(url),
+    };
+    let url = url.trim_end_matches(|c: char| c <= ' ');
     let authority = url.find("://").map_or(0, |at| at + 3);
     let rest = &url[authority..];
     let path = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];

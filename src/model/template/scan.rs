@@ -3,8 +3,7 @@
 
 use std::fmt;
 
-use super::super::Device;
-use super::{Place, TemplateError};
+use super::{Place, TemplateError, guard};
 
 /// A text of the configuration, with what came from `${NAME}` kept apart: that
 /// is the owner's own text and never read as a template (product.md §5.3).
@@ -28,6 +27,11 @@ impl Text {
     /// Appends the text that a `${NAME}` stands for.
     pub fn push_secret(&mut self, text: &str) {
         self.push(text, Kind::Secret);
+    }
+
+    /// Whether a `${NAME}` stands in it.
+    pub fn has_secret(&self) -> bool {
+        self.pieces.iter().any(|(_, kind)| *kind == Kind::Secret)
     }
 
     fn push(&mut self, text: &str, kind: Kind) {
@@ -67,14 +71,16 @@ pub(super) struct Scanned {
     pub source: String,
     /// What `pinhook_secret_N` stands for.
     pub secrets: Vec<String>,
-    pieces: Vec<Piece>,
+    pub pieces: Vec<Piece>,
+    /// Where each piece ends in `source`.
+    ends: Vec<usize>,
     /// How many blocks are open whose output the engine catches, or takes as it
     /// stands: it would show the star of a gap of ours.
     catching: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Piece {
+pub(super) enum Piece {
     Literal(String),
     /// The expression between `{{` and `}}`.
     Gap(String),
@@ -93,6 +99,11 @@ pub(super) const EMAIL: &str = "pinhook_owner_email";
 /// Whether `name` is one of ours and not the owner's.
 pub(super) fn is_marker(name: &str) -> bool {
     name.starts_with(MARKER)
+}
+
+/// Whether a name of ours stands somewhere in `code`.
+pub(super) fn has_marker(code: &str) -> bool {
+    code.contains(MARKER)
 }
 
 /// The number of the secret that `expression` stands for.
@@ -159,7 +170,7 @@ pub(super) fn scan(text: &Text, placeholders: bool) -> Result<Scanned, TemplateE
     }
     // The engine says what is missing.
     if inside.is_some() {
-        scanned.pieces.push(Piece::Block(String::new()));
+        scanned.push_piece(Piece::Block(String::new()));
     }
     Ok(scanned)
 }
@@ -255,10 +266,19 @@ fn blynk(rest: &str) -> Option<(String, usize)> {
 impl Scanned {
     fn push_literal(&mut self, character: char) {
         self.source.push(character);
-        match self.pieces.last_mut() {
-            Some(Piece::Literal(text)) => text.push(character),
-            _ => self.pieces.push(Piece::Literal(character.into())),
+        if let Some(Piece::Literal(text)) = self.pieces.last_mut() {
+            text.push(character);
+            self.ends.pop();
+            self.ends.push(self.source.len());
+        } else {
+            self.push_piece(Piece::Literal(character.into()));
         }
+    }
+
+    /// Adds a piece whose source is written already.
+    fn push_piece(&mut self, piece: Piece) {
+        self.pieces.push(piece);
+        self.ends.push(self.source.len());
     }
 
     /// Adds the gap of a placeholder or `${NAME}`.
@@ -269,20 +289,19 @@ impl Scanned {
         self.source.push_str("{{");
         self.source.push_str(expression);
         self.source.push_str("}}");
-        self.pieces.push(Piece::Gap(expression.to_owned()));
+        self.push_piece(Piece::Gap(expression.to_owned()));
         Ok(())
     }
 
     /// Adds a gap or block of the owner's, whose source is written already.
     fn push_code(&mut self, piece: Piece) -> Result<(), TemplateError> {
         if let Piece::Gap(code) | Piece::Block(code) = &piece
-            && code.contains(MARKER)
+            && has_marker(code)
         {
             return Err(TemplateError::Reserved);
         }
         if let Piece::Block(code) = &piece {
-            let word = code.trim_matches(['-', '+']).split_whitespace().next();
-            match word {
+            match first_word(code) {
                 Some("filter" | "raw") => self.catching += 1,
                 Some("set") if !code.contains('=') => self.catching += 1,
                 Some("endfilter" | "endraw" | "endset") => {
@@ -291,8 +310,39 @@ impl Scanned {
                 _ => {}
             }
         }
-        self.pieces.push(piece);
+        self.push_piece(piece);
         Ok(())
+    }
+
+    /// The source with the code of gaps and blocks guarded, and where its first
+    /// `pieces` pieces end in it.
+    pub fn guarded(&self, pieces: usize) -> (String, usize) {
+        let mut guarded = String::with_capacity(self.source.len());
+        let (mut start, mut first) = (0, 0);
+        let mut is_raw = false;
+        for (at, (piece, end)) in self.pieces.iter().zip(&self.ends).enumerate() {
+            let source = &self.source[start..*end];
+            let word = match piece {
+                Piece::Block(code) => first_word(code),
+                _ => None,
+            };
+            is_raw = word != Some("endraw") && (is_raw || word == Some("raw"));
+            match piece {
+                _ if is_raw => guarded.push_str(source),
+                Piece::Gap(gap) if !is_marker(gap) => {
+                    push_code(&mut guarded, source, guard::expression);
+                }
+                Piece::Block(code) if !code.is_empty() => {
+                    push_code(&mut guarded, source, guard::block);
+                }
+                _ => guarded.push_str(source),
+            }
+            start = *end;
+            if at < pieces {
+                first = guarded.len();
+            }
+        }
+        (guarded, first)
     }
 
     /// Whether a gap or block follows a backslash that begins an escape in JSON:
@@ -324,31 +374,17 @@ impl Scanned {
         })
     }
 
-    /// The names of the filters in gaps and blocks.
-    pub fn filters(&self) -> Vec<&str> {
-        let mut names = Vec::new();
-        for piece in &self.pieces {
-            if let Piece::Gap(code) | Piece::Block(code) = piece {
-                filters(code, &mut names);
-            }
-        }
-        names
+    /// The code of gaps and blocks.
+    pub fn code(&self) -> impl Iterator<Item = &str> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Gap(code) | Piece::Block(code) => Some(code.as_str()),
+            Piece::Literal(_) => None,
+        })
     }
 
     /// The pins that are asked for as `pins["NAME"]`.
     pub fn subscripts(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for piece in &self.pieces {
-            if let Piece::Gap(code) | Piece::Block(code) = piece {
-                for (at, _) in code.match_indices("pins[") {
-                    let inside = code[at + 5..].trim_start();
-                    let quote = inside.chars().next().filter(|c| *c == '"' || *c == '\'');
-                    let name = quote.and_then(|quote| inside[1..].split_once(quote));
-                    names.extend(name.map(|(name, _)| name.to_owned()));
-                }
-            }
-        }
-        names
+        self.code().flat_map(subscripts).collect()
     }
 
     /// The expression, if the text is a single gap.
@@ -373,175 +409,29 @@ fn ends_in_escape(text: &str) -> bool {
     run % 2 == 1 && (after.is_empty() || (after.starts_with('u') && after.len() < 5))
 }
 
-/// Collects the names behind each `|` that stands outside quotes.
-fn filters<'a>(code: &'a str, names: &mut Vec<&'a str>) {
-    let mut quote = None;
-    let mut is_escaped = false;
-    for (at, character) in code.char_indices() {
-        match quote {
-            Some(_) if is_escaped => is_escaped = false,
-            Some(_) if character == '\\' => is_escaped = true,
-            Some(open) if open == character => quote = None,
-            Some(_) => {}
-            None if character == '"' || character == '\'' => quote = Some(character),
-            None if character == '|' => {
-                let name = code[at + 1..].trim_start();
-                let is_part = |c: char| c.is_alphanumeric() || c == '_';
-                let end = name.find(|c| !is_part(c)).unwrap_or(name.len());
-                names.push(&name[..end]);
-            }
-            None => {}
-        }
-    }
+fn first_word(code: &str) -> Option<&str> {
+    code.trim_matches(['-', '+']).split_whitespace().next()
 }
 
-/// Scheme, host and port of a URL template, which no pin value may choose.
-#[derive(Clone)]
-pub(super) struct Origin {
-    parts: Vec<Part>,
-    /// Where it ends in the engine's source.
-    pub end: usize,
+/// Appends `source`, a gap or block with its delimiters, with its code guarded.
+fn push_code(guarded: &mut String, source: &str, guard: fn(&str) -> String) {
+    let code = &source[2..source.len() - 2];
+    // What trims the blanks around it is no sign of a number.
+    let is_trim = |c: char| c == '-' || c == '+';
+    let start = usize::from(code.starts_with(is_trim));
+    let end = code.len() - usize::from(code.len() > start && code.ends_with(is_trim));
+    guarded.push_str(&source[..2 + start]);
+    guarded.push_str(&guard(&code[start..end]));
+    guarded.push_str(&source[2 + end..]);
 }
 
-#[derive(Clone)]
-enum Part {
-    Text(String),
-    /// `device.vars.NAME`
-    Var(String),
-}
-
-impl Origin {
-    /// Finds the origin of a URL template, and checks what can be checked
-    /// without knowing the device.
-    pub fn of(scanned: &Scanned) -> Result<Origin, TemplateError> {
-        let mut origin = Origin {
-            parts: Vec::new(),
-            end: 0,
-        };
-        let mut so_far = String::new();
-        for piece in &scanned.pieces {
-            let (text, is_literal) = match piece {
-                Piece::Literal(text) => (text.as_str(), true),
-                Piece::Gap(gap) => match (secret(gap), gap.strip_prefix("device.vars.")) {
-                    (Some(n), _) => (scanned.secrets[n].as_str(), false),
-                    (None, Some(var)) if is_plain_name(var) => {
-                        origin.parts.push(Part::Var(var.to_owned()));
-                        so_far.push('_');
-                        origin.end = scanned.source[origin.end..]
-                            .find("}}")
-                            .map_or(scanned.source.len(), |at| origin.end + at + 2);
-                        continue;
-                    }
-                    _ => return Err(TemplateError::OpenOrigin),
-                },
-                Piece::Block(_) => return Err(TemplateError::OpenOrigin),
-            };
-            let before = so_far.len();
-            so_far.push_str(text);
-            if let Some(end) = end_of_origin(&so_far) {
-                origin
-                    .parts
-                    .push(Part::Text(text[..end - before].to_owned()));
-                if is_literal {
-                    origin.end += end - before;
-                }
-                origin.check_dots(scanned)?;
-                return origin.checked();
-            }
-            origin.parts.push(Part::Text(text.to_owned()));
-            origin.end = match is_literal {
-                true => origin.end + text.len(),
-                false => scanned.source[origin.end..]
-                    .find("}}")
-                    .map_or(scanned.source.len(), |at| origin.end + at + 2),
-            };
-        }
-        origin.checked()
-    }
-
-    /// Checks it now if it does not depend on the device.
-    fn checked(self) -> Result<Origin, TemplateError> {
-        let is_text = |part: &Part| matches!(part, Part::Text(_));
-        if self.parts.iter().all(is_text) {
-            valid_origin(&self.with(|_| None))?;
-        }
-        Ok(self)
-    }
-
-    /// Checks it with the variables of `device`.
-    pub fn check(&self, device: &Device) -> Result<(), TemplateError> {
-        let missing = self.parts.iter().find_map(|part| match part {
-            Part::Var(name) if !device.vars.contains_key(name) => Some(name),
-            _ => None,
-        });
-        if let Some(name) = missing {
-            return Err(TemplateError::Origin(format!(
-                "device `{}` has no `vars.{name}`",
-                device.name
-            )));
-        }
-        valid_origin(&self.with(|name| device.vars.get(name).map(String::as_str)))
-    }
-
-    fn with<'a>(&'a self, var: impl Fn(&str) -> Option<&'a str>) -> String {
-        let text = |part: &'a Part| match part {
-            Part::Text(text) => text.as_str(),
-            Part::Var(name) => var(name).unwrap_or_default(),
-        };
-        self.parts.iter().map(text).collect()
-    }
-
-    /// A dot segment written in the template would vanish from the URL, and
-    /// what stands before it too.
-    fn check_dots(&self, scanned: &Scanned) -> Result<(), TemplateError> {
-        let shown: String = scanned
-            .pieces
-            .iter()
-            .map(|piece| match piece {
-                Piece::Literal(text) => text.as_str(),
-                _ => "_",
-            })
-            .collect();
-        match super::escape::dot_segment(&shown) {
-            Some(dots) => Err(TemplateError::Dots(dots)),
-            None => Ok(()),
-        }
-    }
-}
-
-fn is_plain_name(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-}
-
-/// Where scheme, host and port end in a text that goes on after them.
-fn end_of_origin(url: &str) -> Option<usize> {
-    let authority = url.find("://")? + 3;
-    let length = url[authority..].find(['/', '?', '#'])?;
-    Some(authority + length)
-}
-
-fn valid_origin(text: &str) -> Result<(), TemplateError> {
-    let refuse = |why: &str| TemplateError::Origin(why.to_owned());
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return Err(refuse("it does not begin with http:// or https://"));
+/// The pins that `code` asks for as `pins["NAME"]`.
+pub(super) fn subscripts(code: &str) -> Vec<String> {
+    let name = |(at, _): (usize, &str)| {
+        let inside = code[at + 5..].trim_start();
+        let quote = inside.chars().next().filter(|c| *c == '"' || *c == '\'')?;
+        let (name, _) = inside[1..].split_once(quote)?;
+        Some(name.to_owned())
     };
-    if !["http", "https"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known))
-    {
-        return Err(TemplateError::Origin(format!(
-            "its scheme is `{scheme}`, not http or https"
-        )));
-    }
-    if rest
-        .chars()
-        .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
-    {
-        return Err(refuse("its host has a blank, a line break or a backslash"));
-    }
-    match url::Url::parse(text) {
-        Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) => Ok(()),
-        Ok(_) => Err(refuse("it has no host")),
-        Err(error) => Err(refuse(&error.to_string())),
-    }
+    code.match_indices("pins[").filter_map(name).collect()
 }

@@ -5,11 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use jiff::tz::TimeZone;
+use minijinja::State;
 use minijinja::value::{Object, Value};
 
 use super::super::webhook::Trigger;
 use super::super::{Device, Pin, PinValue, Source};
-use super::{RenderError, scan};
+use super::{RenderError, number, scan};
 
 /// The values that fill the gaps of one delivery.
 #[derive(Debug, Clone)]
@@ -84,7 +85,10 @@ impl Object for Scope {
             "values" => self.value.texts().map(Value::from).collect(),
             "pin" => Value::from(self.trigger.pin()?.to_string()),
             "event" => Value::from(self.trigger.event()?.as_str()),
-            "pins" => Value::from_object(Pins(Arc::clone(self))),
+            "pins" => Value::from_object(Pins {
+                scope: Arc::clone(self),
+                reads_numbers: false,
+            }),
             "device" => Value::from_object(DeviceView(Arc::clone(&self.device))),
             "now" => Value::from(self.local()?),
             "timestamp" => Value::from(self.timestamp()?.as_second()),
@@ -114,15 +118,58 @@ impl Scope {
     }
 }
 
+/// What a `when` sees: as a template, but values that read as numbers are
+/// numbers (product.md §5.1).
+#[derive(Debug)]
+pub(super) struct Typed(pub Arc<Scope>);
+
+impl Object for Typed {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let scope = &self.0;
+        match key.as_str()? {
+            "value" => Some(typed(&scope.value.commas())),
+            "values" => Some(scope.value.texts().map(typed).collect()),
+            "value_text" => Some(Value::from(scope.value.commas().into_owned())),
+            "pins" => Some(Value::from_object(Pins {
+                scope: Arc::clone(scope),
+                reads_numbers: true,
+            })),
+            _ => scope.get_value(key),
+        }
+    }
+}
+
+fn typed(text: &str) -> Value {
+    number::read(text).unwrap_or_else(|| Value::from(text))
+}
+
+/// Whether `text` is just what was written to a pin, as far as the template
+/// could have it from there.
+pub(super) fn is_pin_value(state: &State, text: &str) -> bool {
+    let pins = state.lookup("pins");
+    let Some(pins) = pins.as_ref().and_then(|p| p.downcast_object_ref::<Pins>()) else {
+        return false;
+    };
+    let scope = &pins.scope;
+    let is_in = |value: &PinValue| value.commas() == text || value.texts().any(|t| t == text);
+    is_in(&scope.value) || scope.pins.values().any(is_in)
+}
+
 /// `pins.V6`, `pins["soil"]`
 #[derive(Debug)]
-struct Pins(Arc<Scope>);
+struct Pins {
+    scope: Arc<Scope>,
+    reads_numbers: bool,
+}
 
 impl Object for Pins {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let pin = self.0.device.pin(key.as_str()?)?;
-        let value = self.0.pins.get(&pin)?;
-        Some(Value::from(value.commas().into_owned()))
+        let pin = self.scope.device.pin(key.as_str()?)?;
+        let text = self.scope.pins.get(&pin)?.commas();
+        Some(match self.reads_numbers {
+            true => typed(&text),
+            false => Value::from(text.into_owned()),
+        })
     }
 }
 

@@ -1,8 +1,12 @@
+mod condition;
+mod hostile;
+mod number;
+mod origin;
+
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
-use proptest::prelude::*;
 
 use super::super::Source;
 use super::super::webhook::Trigger;
@@ -445,13 +449,16 @@ fn a_misspelt_name_is_found_when_it_is_parsed() {
         ("{{ debug() }}", "debug"),
     ] {
         match refuse(template, Place::Text) {
-            TemplateError::UnknownName { name: found, .. } => assert_eq!(found, name),
+            TemplateError::UnknownNames { names, .. } => assert_eq!(names, [name]),
             other => panic!("{template}: {other}"),
         }
     }
     for template in ["{{ value | nosuch }}", "{% if value|nosuch %}{% endif %}"] {
         let error = refuse(template, Place::Text);
-        assert_eq!(error, TemplateError::UnknownFilter("nosuch".to_owned()));
+        assert_eq!(
+            error,
+            TemplateError::UnknownFilters(vec!["nosuch".to_owned()])
+        );
     }
     parse("{{ 'a|nosuch' ~ value | upper }}", Place::Text);
     for template in ["{{ value", "{% for %}", "{{ }}"] {
@@ -560,59 +567,81 @@ fn response_templates_see_status_headers_body_and_json() {
     );
 }
 
-/// Values of every kind that ever broke a template somewhere.
-fn nasty() -> impl Strategy<Value = String> {
-    prop_oneof![
-        any::<String>(),
-        "[./%&=#?\\\\\"'{}<>: \r\n\0a2eE]{0,24}",
-        Just("\u{10FFFF}".to_owned()),
-        Just("\u{202e}\u{feff}".to_owned()),
-        Just("..%2f..".to_owned()),
-    ]
+#[test]
+fn everything_unknown_in_a_template_is_said_at_once() {
+    for (template, says) in [
+        (
+            "{{ b }} {{ a.x }} {{ value ~ b }}",
+            "unknown names `a`, `b`",
+        ),
+        ("{{ valeu }}", "unknown name `valeu`"),
+        (
+            "{{ a|nosuch }}{% if 1|either %}{% endif %}",
+            "unknown filters `either`, `nosuch`",
+        ),
+        ("{{ value is nosuch }}", "unknown test `nosuch`"),
+    ] {
+        assert_eq!(
+            refuse(template, Place::Text).to_string(),
+            says,
+            "{template}"
+        );
+    }
+    parse(
+        "{{ value is not even and device.vars.is is defined }}",
+        Place::Text,
+    );
 }
 
-proptest! {
-    #[test]
-    fn no_value_changes_the_shape_of_a_url(value in nasty()) {
-        let template = parse("http://u:p@h:81/a/%s/{{ value }}.x?k=%s&l={{ value }}#f%s", Place::Url);
-        let Ok(filled) = template.render(&scope(&value)) else {
-            return Ok(());
-        };
-        let url = url::Url::parse(&filled).unwrap();
-        prop_assert_eq!(url.scheme(), "http");
-        prop_assert_eq!((url.host_str(), url.port()), (Some("h"), Some(81)));
-        prop_assert_eq!((url.username(), url.password()), ("u", Some("p")));
-        prop_assert_eq!(url.path_segments().unwrap().count(), 3);
-        let expected = value.replace('\0', ",");
-        let pairs: Vec<_> = url.query_pairs().into_owned().collect();
-        prop_assert_eq!(pairs, [("k".to_owned(), expected.clone()), ("l".to_owned(), expected)]);
-    }
+#[test]
+fn an_event_has_a_name_and_no_pin_and_a_pin_no_event() {
+    let mut event = Scope::clone(&scope("5"));
+    event.trigger = Trigger::Event("door".parse().unwrap());
+    let event = Arc::new(event);
 
-    #[test]
-    fn no_value_changes_the_shape_of_a_json_body(value in nasty()) {
-        let text = r#"{"a": "x%s", "b": [%s, {{ value }}], "c": {"{{ value }}": 1}}"#;
-        let filled = parse(text, Place::Json).render(&scope(&value)).unwrap();
-        let json: serde_json::Value = serde_json::from_str(&filled).unwrap();
-        let value = value.replace('\0', ",");
-        prop_assert_eq!(json["a"].as_str().unwrap(), format!("x{value}"));
-        prop_assert_eq!(json["b"].as_array().unwrap().len(), 2);
-        prop_assert!(!json["b"][0].is_array() && !json["b"][0].is_object());
-        prop_assert_eq!(json["c"].as_object().unwrap().keys().collect::<Vec<_>>(), [&value]);
-    }
+    let pin = scope("5");
+    let fill = |text, scope| parse(text, Place::Text).render(scope);
 
-    #[test]
-    fn no_value_changes_the_keys_of_a_form(value in nasty()) {
-        let filled = parse("a=%s&b={{ value }}", Place::Form).render(&scope(&value)).unwrap();
-        let pairs: Vec<_> = url::form_urlencoded::parse(filled.as_bytes()).into_owned().collect();
-        let value = value.replace('\0', ",");
-        prop_assert_eq!(pairs, [("a".to_owned(), value.clone()), ("b".to_owned(), value)]);
-    }
+    assert_eq!(fill("{{ event }} {{ value }}", &event).unwrap(), "door 5");
+    assert_eq!(
+        fill("{{ pin }}", &event).unwrap_err().to_string(),
+        "undefined value"
+    );
+    assert_eq!(fill("{{ pin }}", &pin).unwrap(), "V5");
+    assert!(fill("{{ event }}", &pin).is_err());
+    assert_eq!(fill("{{ event | default('none') }}", &pin).unwrap(), "none");
+}
 
-    #[test]
-    fn any_text_parses_or_is_refused(text in ".{0,40}", url in "(http|https)://[ -~]{0,20}") {
-        let _ = Template::parse(&text.as_str().into(), Place::Json, REQUEST);
-        if let Ok(template) = Template::parse(&url.as_str().into(), Place::Url, REQUEST) {
-            let _ = template.render(&scope("1"));
-        }
-    }
+#[test]
+fn escaping_can_be_turned_off_but_not_in_what_is_encoded_as_a_whole() {
+    let spelling = Spelling {
+        escape: false,
+        ..REQUEST
+    };
+    let fill = |text: &str, place, value| {
+        let template = Template::parse(&text.into(), place, spelling).unwrap();
+        template.render(&scope(value))
+    };
+
+    let url = fill(
+        "http://h/%s?a={{ value }}&/pin[0]/",
+        Place::Url,
+        "x/y?b=c d",
+    );
+    assert_eq!(url.unwrap(), "http://h/x/y?b=c d?a=x/y?b=c d&x/y?b=c d");
+    let json = fill(r#"{"a": %s, "b": "{{ value }}"}"#, Place::Json, r#"["\n"]"#);
+    assert_eq!(json.unwrap(), r#"{"a": ["\n"], "b": "["\n"]"}"#);
+    assert_eq!(fill("a=%s", Place::Form, "1&b=2").unwrap(), "a=1&b=2");
+    assert_eq!(
+        fill("http://h/a/%s", Place::Url, "../x"),
+        Err(RenderError::Dots("..".to_owned()))
+    );
+    assert_eq!(
+        fill("http://h/a/%s/b", Place::Url, ".\n\t."),
+        Err(RenderError::Dots("..".to_owned()))
+    );
+    let closed = Template::parse(&"http://{{ value }}/".into(), Place::Url, spelling);
+    assert_eq!(closed.unwrap_err(), TemplateError::OpenOrigin);
+    let encoded = fill("http://h/{{ value | urlencode }}", Place::Url, "a/b");
+    assert_eq!(encoded.unwrap(), "http://h/a%2Fb");
 }

@@ -51,6 +51,28 @@ impl Codec {
         }
     }
 
+    /// Like [`encode`](Self::encode), for a message that may have no more than `limit` bytes, header included, even
+    /// where the client takes longer ones.
+    ///
+    /// # Errors
+    /// As there; the limit told is the lower one.
+    pub fn encode_publish(
+        &self,
+        publish: &OutgoingPublish<'_>,
+        limit: usize,
+        out: &mut BytesMut,
+    ) -> Result<usize, EncodeError> {
+        let Some(version) = self.version else {
+            return Ok(0);
+        };
+        let start = out.len();
+        let written = self.publish(version, publish, limit, out);
+        if written.is_err() {
+            out.truncate(start);
+        }
+        written.map(|()| out.len() - start)
+    }
+
     fn write(
         &self,
         version: Version,
@@ -59,7 +81,7 @@ impl Codec {
     ) -> Result<(), EncodeError> {
         let v5 = version == Version::V5;
         match packet {
-            Outgoing::Publish(publish) => self.publish(version, publish, out),
+            Outgoing::Publish(publish) => self.publish(version, publish, usize::MAX, out),
             Outgoing::PubAck(ack) => self.ack(version, PUBACK << 4, ack, out),
             Outgoing::PubRec(ack) => self.ack(version, PUBREC << 4, ack, out),
             Outgoing::PubRel(ack) => self.ack(version, PUBREL << 4 | 0b0010, ack, out),
@@ -72,7 +94,7 @@ impl Codec {
                         None => return Ok(()),
                     },
                 };
-                self.packet(CONNACK << 4, &[], out, |out| {
+                self.packet(CONNACK << 4, out, |out| {
                     let accepted = connack.reason == Reason::SUCCESS;
                     out.put_u8(u8::from(connack.session_present && accepted));
                     out.put_u8(code);
@@ -83,7 +105,7 @@ impl Codec {
                 })
             }
             Outgoing::SubAck { packet_id, reasons } => {
-                self.packet(SUBACK << 4, &[], out, |out| {
+                self.packet(SUBACK << 4, out, |out| {
                     out.put_u16(packet_id.get());
                     if v5 {
                         out.put_u8(0); // no properties
@@ -96,7 +118,7 @@ impl Codec {
                 })
             }
             Outgoing::UnsubAck { packet_id, reasons } => {
-                self.packet(UNSUBACK << 4, &[], out, |out| {
+                self.packet(UNSUBACK << 4, out, |out| {
                     out.put_u16(packet_id.get());
                     if v5 {
                         out.put_u8(0); // no properties
@@ -105,7 +127,7 @@ impl Codec {
                     Ok(())
                 })
             }
-            Outgoing::PingResp => self.packet(PINGRESP << 4, &[], out, |_| Ok(())),
+            Outgoing::PingResp => self.packet(PINGRESP << 4, out, |_| Ok(())),
             Outgoing::Disconnect {
                 reason,
                 reason_string,
@@ -113,7 +135,7 @@ impl Codec {
                 if !v5 {
                     return Ok(());
                 }
-                self.packet(DISCONNECT << 4, &[], out, |out| {
+                self.packet(DISCONNECT << 4, out, |out| {
                     out.put_u8(reason.0);
                     prefixed(out, 0, |out| {
                         put_text_property(out, id::REASON_STRING, *reason_string)
@@ -127,36 +149,13 @@ impl Codec {
         &self,
         version: Version,
         publish: &OutgoingPublish<'_>,
+        limit: usize,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        let (qos, packet_id) = match publish.qos {
-            OutgoingQos::AtMostOnce => (Qos::AtMostOnce, None),
-            OutgoingQos::AtLeastOnce(packet_id) => (Qos::AtLeastOnce, Some(packet_id)),
-            OutgoingQos::ExactlyOnce(packet_id) => (Qos::ExactlyOnce, Some(packet_id)),
-        };
-        let dup = publish.dup && packet_id.is_some(); // MQTT-3.3.1-2
-        let first = PUBLISH << 4 | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(publish.retain);
-        self.packet(first, publish.payload, out, |out| {
-            put_text(out, publish.topic)?;
-            if let Some(packet_id) = packet_id {
-                out.put_u16(packet_id.get());
-            }
-            if version == Version::V5 {
-                prefixed(out, 0, |out| {
-                    if let Some(alias) = publish.topic_alias {
-                        out.put_u8(id::TOPIC_ALIAS);
-                        out.put_u16(alias.get());
-                    }
-                    for &subscription in publish.subscription_ids {
-                        out.put_u8(id::SUBSCRIPTION_ID);
-                        let (bytes, length) = variable_integer(subscription as usize);
-                        out.put_slice(&bytes[..length]);
-                    }
-                    carried_properties(publish.properties, out)
-                })?;
-            }
-            Ok(())
-        })
+        let size = put_publish_head(version, publish, out)?;
+        within(self.peer_max_packet.min(limit), size)?;
+        out.extend_from_slice(publish.payload);
+        Ok(())
     }
 
     /// PUBACK, PUBREC, PUBREL and PUBCOMP. MQTT 5 leaves a success out like 3.1.1.
@@ -167,7 +166,7 @@ impl Codec {
         ack: &Ack,
         out: &mut BytesMut,
     ) -> Result<(), EncodeError> {
-        self.packet(first, &[], out, |out| {
+        self.packet(first, out, |out| {
             out.put_u16(ack.packet_id.get());
             if version == Version::V5 && ack.reason != Reason::SUCCESS {
                 out.put_u8(ack.reason.0);
@@ -176,26 +175,81 @@ impl Codec {
         })
     }
 
-    /// Appends a packet: its first byte, the length, what `fields` appends, and the payload.
+    /// Appends a packet: its first byte, the length, and what `fields` appends.
     fn packet(
         &self,
         first: u8,
-        payload: &[u8],
         out: &mut BytesMut,
         fields: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>,
     ) -> Result<(), EncodeError> {
-        let start = out.len();
-        out.put_u8(first);
-        prefixed(out, payload.len(), fields)?;
-        let size = out.len() - start + payload.len();
-        if size > self.peer_max_packet {
-            return Err(EncodeError::TooLarge {
-                size,
-                limit: self.peer_max_packet,
-            });
+        let size = put_head(first, 0, out, fields)?;
+        within(self.peer_max_packet, size)
+    }
+}
+
+/// How many bytes a message takes on the wire, header included.
+///
+/// # Errors
+/// When MQTT cannot express one of its fields.
+pub fn publish_size(version: Version, publish: &OutgoingPublish<'_>) -> Result<usize, EncodeError> {
+    // Header, packet id and lengths are a dozen bytes.
+    let mut head = BytesMut::with_capacity(publish.topic.len() + 16);
+    put_publish_head(version, publish, &mut head)
+}
+
+/// Appends a PUBLISH up to its payload, and returns what it takes with it.
+fn put_publish_head(
+    version: Version,
+    publish: &OutgoingPublish<'_>,
+    out: &mut BytesMut,
+) -> Result<usize, EncodeError> {
+    let (qos, packet_id) = match publish.qos {
+        OutgoingQos::AtMostOnce => (Qos::AtMostOnce, None),
+        OutgoingQos::AtLeastOnce(packet_id) => (Qos::AtLeastOnce, Some(packet_id)),
+        OutgoingQos::ExactlyOnce(packet_id) => (Qos::ExactlyOnce, Some(packet_id)),
+    };
+    let dup = publish.dup && packet_id.is_some(); // MQTT-3.3.1-2
+    let first = PUBLISH << 4 | u8::from(dup) << 3 | (qos as u8) << 1 | u8::from(publish.retain);
+    put_head(first, publish.payload.len(), out, |out| {
+        put_text(out, publish.topic)?;
+        if let Some(packet_id) = packet_id {
+            out.put_u16(packet_id.get());
         }
-        out.extend_from_slice(payload);
+        if version == Version::V5 {
+            prefixed(out, 0, |out| {
+                if let Some(alias) = publish.topic_alias {
+                    out.put_u8(id::TOPIC_ALIAS);
+                    out.put_u16(alias.get());
+                }
+                for &subscription in publish.subscription_ids {
+                    out.put_u8(id::SUBSCRIPTION_ID);
+                    let (bytes, length) = variable_integer(subscription as usize);
+                    out.put_slice(&bytes[..length]);
+                }
+                carried_properties(publish.properties, out)
+            })?;
+        }
         Ok(())
+    })
+}
+
+/// Appends a packet up to its payload, and returns what it takes with it.
+fn put_head(
+    first: u8,
+    payload: usize,
+    out: &mut BytesMut,
+    fields: impl FnOnce(&mut BytesMut) -> Result<(), EncodeError>,
+) -> Result<usize, EncodeError> {
+    let start = out.len();
+    out.put_u8(first);
+    prefixed(out, payload, fields)?;
+    Ok(out.len() - start + payload)
+}
+
+fn within(limit: usize, size: usize) -> Result<(), EncodeError> {
+    match size > limit {
+        true => Err(EncodeError::TooLarge { size, limit }),
+        false => Ok(()),
     }
 }
 

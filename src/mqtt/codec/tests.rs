@@ -588,6 +588,35 @@ fn nothing_larger_than_the_client_takes_is_written() {
 }
 
 #[test]
+fn a_message_may_have_no_more_bytes_than_its_limit_and_the_clients() {
+    let codec = Codec {
+        peer_max_packet: 100,
+        ..codec(Version::V311)
+    };
+    let mut out = BytesMut::from(&b"before"[..]);
+    let Outgoing::Publish(publish) = plain("abc", b"12345") else {
+        panic!("a message");
+    };
+
+    assert_eq!(publish_size(Version::V311, &publish), Ok(12));
+    assert_eq!(publish_size(Version::V5, &publish), Ok(13));
+    let error = codec.encode_publish(&publish, 11, &mut out);
+    let too_large = |size, limit| Err(EncodeError::TooLarge { size, limit });
+    assert_eq!(error, too_large(12, 11));
+    assert_eq!(out[..], b"before"[..]);
+    assert_eq!(codec.encode_publish(&publish, 12, &mut out), Ok(12));
+    assert_eq!(out.len(), "before".len() + 12);
+    let long = OutgoingPublish {
+        payload: &[b'x'; 94],
+        ..publish
+    };
+    assert_eq!(
+        codec.encode_publish(&long, 200, &mut out),
+        too_large(101, 100)
+    );
+}
+
+#[test]
 fn what_mqtt_cannot_express_is_not_written() {
     let long = "x".repeat(65_536);
     let mut out = BytesMut::from(&b"before"[..]);

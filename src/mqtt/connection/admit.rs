@@ -153,7 +153,8 @@ mod tests {
     use tokio::time::{Duration, Instant};
     use tokio_util::sync::CancellationToken;
 
-    use super::super::serve;
+    use super::super::{Connection, serve};
+    use super::*;
     use crate::access::{self, Access, DeviceLogin, Filters};
     use crate::broker::{self, Broker};
     use crate::hub::{self, Hub};
@@ -200,14 +201,18 @@ mod tests {
         Mqtt::new(hub, broker, access, Mask::default(), settings)
     }
 
-    /// A client of MQTT 3.1.1 that has said who it is, and its conversation.
-    async fn connect(mqtt: &Mqtt, token: &str) -> (DuplexStream, impl Future<Output = ()> + use<>) {
-        let (mut client, stream) = duplex(1024);
+    fn hello(token: &str) -> Vec<u8> {
         let mut hello = b"\0\x04MQTT\x04\xC2\0\0\0\0\0\x06device\0".to_vec();
         hello.push(u8::try_from(token.len()).unwrap());
         hello.extend(token.as_bytes());
         hello.splice(0..0, [0x10, u8::try_from(hello.len()).unwrap()]);
-        client.write_all(&hello).await.unwrap();
+        hello
+    }
+
+    /// A client of MQTT 3.1.1 that has said who it is, and its conversation.
+    async fn connect(mqtt: &Mqtt, token: &str) -> (DuplexStream, impl Future<Output = ()> + use<>) {
+        let (mut client, stream) = duplex(1024);
+        client.write_all(&hello(token)).await.unwrap();
         let peer = ([127, 0, 0, 1], 1).into();
         let shared = Arc::clone(&mqtt.shared);
         (
@@ -277,5 +282,24 @@ mod tests {
         };
         assert_eq!(accepted, [0x20, 2, 0, 0]);
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_login_that_becomes_void_while_it_comes_in_does_not_get_in() {
+        let mqtt = mqtt();
+        let (mut client, stream) = duplex(1024);
+        client.write_all(&hello(TOKEN)).await.unwrap();
+        let peer = ([127, 0, 0, 1], 1).into();
+        let mut wire = Wire::new(stream, 1024);
+        let connect = wire.first().await.unwrap().unwrap();
+        let admitted = admit(&mqtt.shared, &mut wire, &connect, peer).await;
+        let admitted = admitted.expect("the token was right");
+
+        mqtt.reconfigure(access::Settings::default(), Mask::default());
+        let shared = Arc::clone(&mqtt.shared);
+        let opened = Connection::open(wire, shared, *connect, admitted, peer);
+
+        assert!(opened.is_err());
+        assert_eq!(mqtt.shared.intake.broker.counters().sessions, 0);
     }
 }

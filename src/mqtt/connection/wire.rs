@@ -7,7 +7,7 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
 };
 
-use super::super::codec::{Codec, DecodeError};
+use super::super::codec::{Codec, DecodeError, EncodeError};
 use super::super::mount::Mount;
 use super::super::packet::{
     ConnAck, Connect, Incoming, Outgoing, OutgoingPublish, OutgoingQos, Properties, Reason, Version,
@@ -88,12 +88,16 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     pub fn queue(&mut self, packet: &Outgoing<'_>) {
         // What is too large for the client is left out: the codec has shortened
         // already what it could.
-        self.try_queue(packet);
+        let _ = self.codec.encode(packet, &mut self.outbox);
     }
 
-    /// Like [`queue`](Self::queue); says whether the client takes a packet of that size.
-    pub fn try_queue(&mut self, packet: &Outgoing<'_>) -> bool {
-        self.codec.encode(packet, &mut self.outbox).is_ok()
+    /// Appends a message of at most `limit` bytes; returns how many it has.
+    pub fn queue_publish(
+        &mut self,
+        publish: &OutgoingPublish<'_>,
+        limit: usize,
+    ) -> Result<usize, EncodeError> {
+        self.codec.encode_publish(publish, limit, &mut self.outbox)
     }
 
     /// Forgets what was written.
@@ -185,13 +189,13 @@ pub(super) fn packet_publish<'a>(
     outgoing: &'a broker::Outgoing,
     topic: &'a str,
     properties: &'a Properties,
-) -> Outgoing<'a> {
+) -> OutgoingPublish<'a> {
     let qos = match (outgoing.qos, outgoing.packet_id) {
         (broker::QoS::ExactlyOnce, Some(id)) => OutgoingQos::ExactlyOnce(id),
         (broker::QoS::AtLeastOnce, Some(id)) => OutgoingQos::AtLeastOnce(id),
         _ => OutgoingQos::AtMostOnce,
     };
-    Outgoing::Publish(OutgoingPublish {
+    OutgoingPublish {
         dup: false,
         qos,
         retain: outgoing.retain,
@@ -200,5 +204,5 @@ pub(super) fn packet_publish<'a>(
         payload: &outgoing.message.payload,
         properties,
         subscription_ids: &outgoing.subscription_ids,
-    })
+    }
 }
