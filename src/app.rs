@@ -74,7 +74,7 @@ impl Reloader {
         let mask = mask(&config);
         self.hub.reconfigure(routes(&config));
         self.mqtt.reconfigure(config.access.clone(), mask.clone());
-        self.dispatch.reconfigure(mask);
+        self.dispatch.reconfigure(&config.webhooks, mask);
         // What waits for a restart is said every time until then.
         let Config {
             listen_mqtt,

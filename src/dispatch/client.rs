@@ -1,7 +1,7 @@
 //! HTTP requests through reqwest: hop by hop along redirects, under one time
 //! limit, to allowed addresses alone, and no more of a response than asked for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -102,6 +102,14 @@ impl Clients {
         client.0.by(usual).map_err(SetupError)?;
         self.clients.insert(Arc::clone(transport), client.clone());
         Ok(client)
+    }
+
+    /// Forgets the clients of other transports than these.
+    pub(super) fn keep<'a>(&mut self, transports: impl Iterator<Item = &'a Arc<Transport>>) {
+        let used: HashSet<&Arc<Transport>> = transports.collect();
+        self.clients.retain(|transport, _| used.contains(transport));
+        self.tls
+            .retain(|tls, _| used.iter().any(|transport| transport.tls == *tls));
     }
 
     /// Says where pinhook itself listens, for the requests from now on: nobody may

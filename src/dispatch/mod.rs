@@ -80,9 +80,12 @@ impl Dispatch {
         clients.listens_on(addresses);
     }
 
-    /// Follows the hub after it was reconfigured: webhooks that are new get a
-    /// worker, the workers of those that are gone end with their last request.
-    pub fn reconfigure(&self, mask: Mask) {
+    /// Follows the hub after it was reconfigured to `webhooks`: those that are new
+    /// get a worker, the workers of those that are gone end with their last request.
+    pub fn reconfigure(&self, webhooks: &[Arc<Webhook>], mask: Mask) {
+        let mut clients = self.0.clients.lock().expect("no panic under this lock");
+        clients.keep(webhooks.iter().map(|webhook| &webhook.transport));
+        drop(clients);
         *self.0.mask.lock().expect("no panic under this lock") = mask;
         self.0.bell.notify_one();
     }
