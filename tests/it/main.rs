@@ -14,3 +14,4 @@ mod recipes;
 mod reload;
 mod ring;
 mod support;
+mod webhook_cases;
