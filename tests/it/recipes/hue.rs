@@ -172,13 +172,16 @@ async fn the_light_is_switched_at_a_bridge_whose_certificate_names_only_its_id()
 #[tokio::test]
 async fn nobody_else_gets_the_key() {
     let (hue, other) = (authority(), authority());
-    for (id, signer) in [("001788fffe000000", &hue), (BRIDGE, &other)] {
+    for (id, signer, why) in [
+        ("001788fffe000000", &hue, BRIDGE),
+        (BRIDGE, &other, "authorities in `tls.ca_file`"),
+    ] {
         let mut bridge = Bridge::start(id, Some(signer)).await;
         let mut kitchen = run(&bridge, &hue.pem(), KEY).await;
 
         kitchen.device.publish("ds/V1", "1").await;
 
-        kitchen.is_told(&["lamp"]).await;
+        kitchen.is_told(&["lamp", "certificate", why]).await;
         assert_eq!(kitchen.outcome().await, ("failed".to_owned(), None));
         assert!(bridge.service.request_now().is_none());
         kitchen.daemon.stop().await;
