@@ -88,7 +88,7 @@ async fn a_page_of_googles_never_reaches_the_device() {
     kitchen.device.publish("ds/V5", "0.42").await;
 
     assert_eq!(content.request().await.method, "GET");
-    kitchen.is_told(&["sheet", "256"]).await;
+    kitchen.is_told(&["sheet", "larger than 256 bytes"]).await;
     assert_eq!(kitchen.outcome().await, ("too_large".to_owned(), Some(200)));
     kitchen.device.silence().await;
     kitchen.daemon.stop().await;

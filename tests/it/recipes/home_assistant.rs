@@ -118,7 +118,9 @@ async fn a_wrong_token_and_an_unknown_entity_are_said_on_diag() {
 
         kitchen.device.publish("ds/V2", "?").await;
 
-        kitchen.is_told(&["outside", &status.to_string()]).await;
+        kitchen
+            .is_told(&["outside", &format!("returned {status}")])
+            .await;
         assert_eq!(kitchen.outcome().await, ("failed".to_owned(), Some(status)));
         kitchen.device.silence().await;
         kitchen.daemon.stop().await;

@@ -196,7 +196,7 @@ async fn a_wrong_key_is_said_on_diag() {
 
     kitchen.device.publish("ds/V1", "1").await;
 
-    kitchen.is_told(&["lamp", "403"]).await;
+    kitchen.is_told(&["lamp", "returned 403"]).await;
     assert_eq!(kitchen.outcome().await, ("failed".to_owned(), Some(403)));
     kitchen.daemon.stop().await;
 }

@@ -93,7 +93,7 @@ async fn too_many_are_tried_once_more_and_then_said_on_diag() {
             (&json!(status), &json!(2))
         );
         if outcome == "failed" {
-            kitchen.is_told(&["doorbell", "429"]).await;
+            kitchen.is_told(&["doorbell", "returned 429"]).await;
         }
         kitchen.device.silence().await;
         kitchen.daemon.stop().await;

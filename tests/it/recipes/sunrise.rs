@@ -34,7 +34,10 @@ async fn nested_json_becomes_two_values_of_one_write() {
 
 #[tokio::test]
 async fn a_date_it_does_not_understand_is_said_on_diag_whatever_the_status() {
-    for (status, outcome) in [(200, "response_error"), (400, "failed")] {
+    for (status, outcome, why) in [
+        (200, "response_error", "response.value"),
+        (400, "failed", "returned 400"),
+    ] {
         let refused = r#"{"results": "", "status": "INVALID_DATE", "tzid": "UTC"}"#;
         let mut service = Service::start(move |_| Answer::status(status).body(refused)).await;
         let mut kitchen = run(&service).await;
@@ -46,7 +49,7 @@ async fn a_date_it_does_not_understand_is_said_on_diag_whatever_the_status() {
             target.contains("&date=no%20day%20%26%20lat%3D1&"),
             "{target}"
         );
-        kitchen.is_told(&["sunrise"]).await;
+        kitchen.is_told(&["sunrise", why]).await;
         let expected = (outcome.to_owned(), Some(u64::from(status)));
         assert_eq!(kitchen.outcome().await, expected);
         kitchen.device.silence().await;

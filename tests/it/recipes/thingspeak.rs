@@ -115,7 +115,7 @@ async fn a_refused_update_is_heard_as_0_and_a_wrong_key_on_diag() {
             kitchen.hears("downlink/ds/V3", "0").await;
             assert_eq!(kitchen.outcome().await, ("ok".to_owned(), Some(200)));
         } else {
-            kitchen.is_told(&["thingspeak", "401"]).await;
+            kitchen.is_told(&["thingspeak", "returned 401"]).await;
             assert_eq!(kitchen.outcome().await, ("failed".to_owned(), Some(401)));
         }
         kitchen.device.silence().await;
