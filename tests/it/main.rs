@@ -10,6 +10,7 @@ mod hostile;
 mod layers;
 mod lifecycle;
 mod permissions;
+mod recipes;
 mod reload;
 mod ring;
 mod support;

@@ -26,6 +26,11 @@ impl Daemon {
         let text = format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}");
         let config = Config::parse(Path::new("test.yaml"), &text, &System)
             .unwrap_or_else(|problems| panic!("the test's configuration is wrong:\n{problems}"));
+        Daemon::run(config).await
+    }
+
+    /// Starts with a configuration, which listens on a free port.
+    pub async fn run(config: Config) -> Daemon {
         let app = App::start(config).await.expect("a free port");
         let address = app.mqtt_addresses().next().expect("one listener");
         let stop = CancellationToken::new();

@@ -39,7 +39,7 @@ pub struct Seen {
 #[derive(Debug, Clone)]
 pub struct Answer {
     status: u16,
-    headers: Vec<(&'static str, &'static str)>,
+    headers: Vec<(&'static str, String)>,
     body: String,
     delay: Duration,
     gate: Option<Gate>,
@@ -87,8 +87,8 @@ impl Answer {
     }
 
     /// With one more header.
-    pub fn header(mut self, name: &'static str, value: &'static str) -> Answer {
-        self.headers.push((name, value));
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Answer {
+        self.headers.push((name, value.into()));
         self
     }
 
