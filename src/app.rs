@@ -166,6 +166,7 @@ impl App {
         for address in &config.listen_mqtt {
             listeners.push(Listener::bind(*address, LISTEN_MQTT).await?);
         }
+        dispatch.listens_on(listeners.iter().map(Listener::address));
         Ok(App {
             listeners,
             limiter,

@@ -1,18 +1,25 @@
-//! HTTP requests through reqwest: time limits, size cap, and errors in words.
+//! HTTP requests through reqwest: hop by hop along redirects, under one time
+//! limit, to allowed addresses alone, and no more of a response than asked for.
 
 use std::collections::HashMap;
-use std::error::Error as _;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
-use reqwest::redirect;
+use reqwest::header::LOCATION;
+use reqwest::redirect::Policy;
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
 
+use super::address::{Refusal, Resolver, Rules, World};
+use super::explain::{Fault, SendError, Server, cause, explain, place};
+use super::proxy::Proxies;
+use super::received::Received;
+use super::redirect::{Hop, is_redirect, target};
+use super::tls;
 use crate::model::Webhook;
 use crate::model::request::{Header, Method, Request};
-use crate::model::response::Headers;
-use crate::model::retry::{self, Failure};
-use crate::model::transport::Transport;
+use crate::model::transport::{Proxy, Tls, Transport};
 
 /// What pinhook calls itself unless a webhook configures otherwise.
 const USER_AGENT: &str = concat!("pinhook/", env!("CARGO_PKG_VERSION"));
@@ -22,89 +29,33 @@ const DELIVERY_HEADER: &str = "X-Pinhook-Delivery";
 
 /// One HTTP client for each distinct set of client settings.
 #[derive(Default)]
-pub(super) struct Clients(HashMap<Arc<Transport>, Client>);
+pub(super) struct Clients {
+    clients: HashMap<Arc<Transport>, Client>,
+    /// To read the system's authorities takes a while and some memory.
+    tls: HashMap<Tls, ClientConfig>,
+    own_ports: Arc<RwLock<Vec<u16>>>,
+    world: World,
+}
 
 /// An HTTP client; cheap to clone, and its clones share their connections.
 #[derive(Clone)]
-pub(super) struct Client(reqwest::Client);
+pub(super) struct Client(Arc<Shared>);
 
-/// A response that was read to its end.
-#[derive(Debug)]
-pub(super) struct Received {
-    pub status: u16,
-    headers: HeaderMap,
-    pub body: Vec<u8>,
+struct Shared {
+    transport: Arc<Transport>,
+    tls: ClientConfig,
+    proxies: Proxies,
+    own_ports: Arc<RwLock<Vec<u16>>>,
+    world: World,
+    made: Mutex<HashMap<Way, reqwest::Client>>,
 }
 
-impl Received {
-    /// Its headers, names in lower case; of a repeated one the last.
-    pub(super) fn headers(&self) -> Headers {
-        let text = |(name, value): (&HeaderName, &HeaderValue)| {
-            let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            (name.as_str().to_owned(), value)
-        };
-        self.headers.iter().map(text).collect()
-    }
-
-    /// The body as text.
-    pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// How long the third party asks to be left alone, if it does.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
-        let value = self.headers.get(reqwest::header::RETRY_AFTER)?;
-        retry::retry_after(value.to_str().ok()?, SystemTime::now())
-    }
-}
-
-/// Why there is no whole response.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
-    /// The request could not be built.
-    #[error("the request cannot be sent: {0}")]
-    Build(String),
-    /// No connection.
-    #[error("cannot connect to {server}: {cause}")]
-    Connect { server: String, cause: String },
-    /// It took too long.
-    #[error("no complete response from {server} within {limit:?}")]
-    Timeout { server: String, limit: Duration },
-    /// The connection broke, or what came was no HTTP.
-    #[error("{server} broke off: {cause}")]
-    Broken { server: String, cause: String },
-    /// The body is larger than allowed.
-    #[error("the response is larger than {limit} bytes (response.max_size)")]
-    TooLarge { status: u16, limit: usize },
-}
-
-impl SendError {
-    /// The status, if the response began.
-    pub(super) fn status(&self) -> Option<u16> {
-        match self {
-            SendError::TooLarge { status, .. } => Some(*status),
-            _ => None,
-        }
-    }
-
-    /// Whether the body is larger than allowed.
-    pub(super) fn is_too_large(&self) -> bool {
-        matches!(self, SendError::TooLarge { .. })
-    }
-
-    /// Whether the request was refused here: the third party has nothing to do with it.
-    pub(super) fn is_refused(&self) -> bool {
-        matches!(self, SendError::Build(_))
-    }
-
-    /// What it means for another attempt.
-    pub(super) fn failure(&self) -> Failure {
-        match self {
-            SendError::Connect { .. } => Failure::NotSent,
-            SendError::Timeout { .. } | SendError::Broken { .. } => Failure::Broken,
-            SendError::Build(_) | SendError::TooLarge { .. } => Failure::Final,
-        }
-    }
+/// What connections can be shared among: each has a client of reqwest's, made when
+/// it is first needed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Way {
+    rules: Rules,
+    proxy: Option<Url>,
 }
 
 /// Why no requests can be made at all.
@@ -113,150 +64,342 @@ impl SendError {
 pub struct SetupError(String);
 
 impl Clients {
-    /// The client for a webhook with these time limits.
+    /// The client for webhooks with this transport.
     ///
     /// # Errors
     ///
-    /// When TLS cannot be set up.
+    /// When its TLS or its proxy cannot be set up.
     pub(super) fn get(&mut self, transport: &Arc<Transport>) -> Result<Client, SetupError> {
-        if let Some(client) = self.0.get(transport) {
+        if let Some(client) = self.clients.get(transport) {
             return Ok(client.clone());
         }
-        let client = match builder(transport).build() {
-            Ok(client) => client,
-            Err(error) => {
-                // Requests over http need no certificates, and those over https
-                // say what is wrong when they are made.
-                let why = cause(&error);
-                tracing::warn!("no server can be trusted, https requests will fail: {why}");
-                let trusting_nobody = builder(transport).tls_certs_only([]).build();
-                trusting_nobody.map_err(|error| SetupError(cause(&error)))?
+        let tls = match self.tls.get(&transport.tls) {
+            Some(config) => config.clone(),
+            None => {
+                let config = tls::config(&transport.tls);
+                let config = config.map_err(|error| SetupError(error.to_string()))?;
+                self.tls.insert(transport.tls.clone(), config.clone());
+                config
             }
         };
-        let client = Client(client);
-        self.0.insert(Arc::clone(transport), client.clone());
+        let client = Client(Arc::new(Shared {
+            transport: Arc::clone(transport),
+            tls,
+            proxies: Proxies::new(&transport.proxy),
+            own_ports: Arc::clone(&self.own_ports),
+            world: self.world.clone(),
+            made: Mutex::default(),
+        }));
+        // The one that most requests take; what is wrong with it is known early.
+        let proxy = match &transport.proxy {
+            Proxy::Server(url) => Some(url.clone()),
+            Proxy::Environment | Proxy::Direct => None,
+        };
+        let usual = Way {
+            rules: Rules::default(),
+            proxy,
+        };
+        client.0.by(usual).map_err(SetupError)?;
+        self.clients.insert(Arc::clone(transport), client.clone());
+        Ok(client)
+    }
+
+    /// Says where pinhook itself listens, for the requests from now on: nobody may
+    /// redirect there.
+    pub(super) fn listens_on(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let mut ports: Vec<u16> = addresses.into_iter().map(|own| own.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        *self
+            .own_ports
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = ports;
+    }
+}
+
+impl Shared {
+    fn by(&self, way: Way) -> Result<reqwest::Client, String> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.get(&way) {
+            return Ok(client.clone());
+        }
+        let builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .connect_timeout(self.transport.connect_timeout)
+            .redirect(Policy::none())
+            .referer(false)
+            .tcp_nodelay(true)
+            .tls_backend_preconfigured(self.tls.clone())
+            .no_proxy();
+        let rules = match way.proxy {
+            // The name is then the proxy's, whom the owner trusts.
+            Some(_) => Rules::default(),
+            None => way.rules,
+        };
+        let builder = builder.dns_resolver(Resolver {
+            rules,
+            world: self.world.clone(),
+        });
+        let builder = match &way.proxy {
+            Some(url) => {
+                let unusable = |why: &str| format!("the proxy {}: {why}", place(url));
+                if !matches!(url.scheme(), "http" | "https") {
+                    return Err(unusable("its URL begins neither with http nor with https"));
+                }
+                let proxy = reqwest::Proxy::all(url.as_str());
+                builder.proxy(proxy.map_err(|error| unusable(&cause(&error)))?)
+            }
+            None => builder,
+        };
+        let client = builder.build().map_err(|error| cause(&error))?;
+        made.insert(way, client.clone());
         Ok(client)
     }
 }
 
-fn builder(transport: &Transport) -> reqwest::ClientBuilder {
-    let builder = reqwest::Client::builder()
-        .user_agent(USER_AGENT)
-        .connect_timeout(transport.connect_timeout)
-        .redirect(redirect::Policy::none())
-        .referer(false)
-        .tcp_nodelay(true)
-        .no_proxy();
-    proxies(|name| std::env::var(name).ok())
-        .into_iter()
-        .fold(builder, reqwest::ClientBuilder::proxy)
+/// An attempt on its way from hop to hop.
+struct Attempt<'a> {
+    client: &'a Client,
+    webhook: &'a Webhook,
+    deadline: Instant,
+    /// Whom the redirect to this hop came from, and with which status.
+    redirected: Option<(u16, String)>,
+    /// Redirects that were followed.
+    followed: u32,
+    /// Whether a hop was on the internet.
+    was_public: bool,
 }
-
-/// The proxies of the environment, as curl reads it. This machine's own services
-/// are never behind one.
-fn proxies(variable: impl Fn(&str) -> Option<String>) -> Vec<reqwest::Proxy> {
-    let either = |lower: &str, upper: &str| {
-        let set = variable(lower).or_else(|| variable(upper));
-        set.filter(|value| !value.is_empty())
-    };
-    let direct = either("no_proxy", "NO_PROXY").unwrap_or_default();
-    let direct = reqwest::NoProxy::from_string(&format!("{direct},{LOOPBACK}"));
-    // HTTP_PROXY in capitals is what a CGI program gets from its client.
-    let http = variable("http_proxy").filter(|value| !value.is_empty());
-    let https = either("https_proxy", "HTTPS_PROXY");
-    let all = either("all_proxy", "ALL_PROXY");
-    let proxies = [
-        http.map(reqwest::Proxy::http),
-        https.map(reqwest::Proxy::https),
-        all.map(reqwest::Proxy::all),
-    ];
-    let mut usable = Vec::new();
-    for proxy in proxies.into_iter().flatten() {
-        match proxy {
-            Ok(proxy) => usable.push(proxy.no_proxy(direct.clone())),
-            Err(error) => {
-                tracing::warn!("a proxy of the environment is not used: {}", cause(&error))
-            }
-        }
-    }
-    usable
-}
-
-/// Reached directly whatever the environment says.
-const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 impl Client {
-    /// Sends `request`, and reads at most `max_size` bytes of decompressed body.
+    /// Sends `request`, follows redirects, and reads at most `response.max_size`
+    /// bytes of decompressed body. All of that within `timeout`.
     pub(super) async fn send(
         &self,
         request: Request,
         id: &str,
         webhook: &Webhook,
     ) -> Result<Received, SendError> {
-        let max_size = webhook.response.max_size;
-        let server = server_of(&request);
-        let explain = |error: reqwest::Error| explain(&error, &server, webhook);
-        let mut response = self
-            .build(request, id, webhook.timeout)
-            .send()
-            .await
-            .map_err(explain)?;
-        let status = response.status().as_u16();
-        let too_large = || SendError::TooLarge {
-            status,
-            limit: max_size,
+        let mut attempt = Attempt {
+            client: self,
+            webhook,
+            deadline: Instant::now() + webhook.timeout,
+            redirected: None,
+            followed: 0,
+            was_public: false,
         };
-        let announced = response.content_length().unwrap_or(0);
-        if announced > max_size as u64 {
-            return Err(too_large());
-        }
-        let headers = std::mem::take(response.headers_mut());
-        let mut body = Vec::with_capacity(announced as usize);
-        while let Some(chunk) = response.chunk().await.map_err(explain)? {
-            if body.len() + chunk.len() > max_size {
-                return Err(too_large());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Received {
-            status,
-            headers,
-            body,
-        })
-    }
-
-    fn build(&self, request: Request, id: &str, timeout: Duration) -> reqwest::RequestBuilder {
-        let has = |name: &str| {
-            request
-                .headers
-                .iter()
-                .any(|header| header.name.eq_ignore_ascii_case(name))
-        };
-        let has_id = has(DELIVERY_HEADER);
-        let mut building = self
-            .0
-            .request(method(request.method), request.url)
-            .timeout(timeout);
-        if !has_id {
-            building = building.header(DELIVERY_HEADER, id);
-        }
-        for Header { name, value, .. } in request.headers {
-            building = building.header(name, value);
-        }
-        match request.body {
-            Some(body) => building.body(body),
-            None => building,
-        }
+        let received = attempt.run(first_hop(request, id)).await;
+        received.map_err(|fault| SendError::new(fault, attempt.redirected.is_some()))
     }
 }
 
-/// A status with its usual words: `404 Not Found`.
-pub(super) fn status_text(status: u16) -> String {
-    let code = reqwest::StatusCode::from_u16(status).ok();
-    match code.and_then(|code| code.canonical_reason()) {
-        Some(reason) => format!("{status} {reason}"),
-        None => status.to_string(),
+impl Attempt<'_> {
+    async fn run(&mut self, mut hop: Hop) -> Result<Received, Fault> {
+        loop {
+            let (server, mut response) = self.request(&hop).await?;
+            let status = response.status().as_u16();
+            let headers = std::mem::take(response.headers_mut());
+            let mut remark = None;
+            if is_redirect(status) {
+                match target(
+                    &hop.url,
+                    headers.get(LOCATION).map(|value| value.as_bytes()),
+                ) {
+                    Ok(target) if self.webhook.redirects > 0 => {
+                        self.follow(status, &hop.url, &target)?;
+                        hop = hop.next(status, target);
+                        continue;
+                    }
+                    Ok(target) => {
+                        let to = place(&target);
+                        remark = Some(format!("it redirects to {to}, and `redirects` is 0"));
+                    }
+                    Err(why) => remark = Some(why.to_string()),
+                }
+            }
+            let body = match self.webhook.success.have(status) {
+                true => self.read(response, &server).await?,
+                // Nobody wants it, whatever its size.
+                false => Vec::new(),
+            };
+            return Ok(Received {
+                status,
+                headers,
+                body,
+                remark,
+            });
+        }
     }
+
+    /// Sends one request, and waits for the head of its response.
+    async fn request(&mut self, hop: &Hop) -> Result<(Server, reqwest::Response), Fault> {
+        let shared = &self.client.0;
+        let url = &hop.url;
+        let guard = self.webhook.allow_hosts.as_ref();
+        if guard.is_some_and(|hosts| !hosts.allow(url)) {
+            return Err(match &self.redirected {
+                None => Fault::Unlisted { server: place(url) },
+                Some((status, from)) => Fault::MisledOut {
+                    status: *status,
+                    from: from.clone(),
+                    to: place(url),
+                },
+            });
+        }
+        // What is behind a proxy cannot be checked.
+        let proxy = match guard {
+            Some(_) => None,
+            None => shared.proxies.for_url(url),
+        };
+        let server = Server::of(url, proxy);
+        let rules = Rules {
+            no_private: self.was_public,
+            no_metadata: guard.is_some(),
+            no_own: (guard.is_some() || self.redirected.is_some()) && shared.is_own_port(url),
+        };
+        rules
+            .judge_literal(url, &shared.world)
+            .map_err(|why| self.refused(url, why))?;
+        let way = Way {
+            rules,
+            proxy: proxy.cloned(),
+        };
+        let client = shared.by(way).map_err(Fault::Build)?;
+        let request = build(&client, hop)?;
+        let sent = timeout_at(self.deadline, client.execute(request)).await;
+        let limit = self.webhook.timeout;
+        let silent = |_| Fault::Silent {
+            server: server.name().to_owned(),
+            limit,
+        };
+        let response = sent.map_err(silent)?.map_err(|error| {
+            let when = "before its response was complete";
+            self.explain(&error, &server, url, when)
+        })?;
+        let peer = response.remote_addr().filter(|_| proxy.is_none());
+        self.was_public |= peer.is_none_or(|peer| !(shared.world.is_private)(peer.ip()));
+        Ok((server, response))
+    }
+
+    fn explain(
+        &self,
+        error: &reqwest::Error,
+        server: &Server,
+        url: &Url,
+        when: &'static str,
+    ) -> Fault {
+        let connect_timeout = self.webhook.transport.connect_timeout;
+        let fault = explain(error, server, connect_timeout, when);
+        fault.unwrap_or_else(|why| self.refused(url, why))
+    }
+
+    fn refused(&self, url: &Url, why: Refusal) -> Fault {
+        let to = place(url);
+        match &self.redirected {
+            None => Fault::Refused { server: to, why },
+            Some((status, from)) => Fault::Misled {
+                status: *status,
+                from: from.clone(),
+                to,
+                why,
+            },
+        }
+    }
+
+    /// Counts a redirect.
+    fn follow(&mut self, status: u16, from: &Url, to: &Url) -> Result<(), Fault> {
+        let limit = self.webhook.redirects;
+        if self.followed == limit {
+            return Err(Fault::TooManyRedirects {
+                status,
+                from: place(from),
+                to: place(to),
+                limit,
+            });
+        }
+        self.followed += 1;
+        self.redirected = Some((status, place(from)));
+        Ok(())
+    }
+
+    /// Reads the body to its end, if it is not larger than allowed.
+    async fn read(
+        &self,
+        mut response: reqwest::Response,
+        server: &Server,
+    ) -> Result<Vec<u8>, Fault> {
+        let status = response.status().as_u16();
+        let limit = self.webhook.response.max_size;
+        let announced = response.content_length().unwrap_or(0);
+        if announced > limit as u64 {
+            return Err(Fault::TooLarge { status, limit });
+        }
+        let url = response.url().clone();
+        let reading = async {
+            let mut body = Vec::with_capacity(announced as usize);
+            loop {
+                let chunk = response.chunk().await.map_err(|error| {
+                    self.explain(&error, server, &url, "in the middle of its response")
+                })?;
+                match chunk {
+                    None => return Ok(body),
+                    Some(chunk) if body.len() + chunk.len() > limit => {
+                        return Err(Fault::TooLarge { status, limit });
+                    }
+                    Some(chunk) => body.extend_from_slice(&chunk),
+                }
+            }
+        };
+        let read = timeout_at(self.deadline, reading).await;
+        read.unwrap_or_else(|_| {
+            Err(Fault::Slow {
+                server: server.name().to_owned(),
+                limit: self.webhook.timeout,
+            })
+        })
+    }
+}
+
+impl Shared {
+    fn is_own_port(&self, url: &Url) -> bool {
+        let own = self
+            .own_ports
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let port = url.port_or_known_default();
+        port.is_some_and(|port| own.contains(&port))
+    }
+}
+
+/// The request as the webhook has it, with the delivery's id unless it has one.
+fn first_hop(request: Request, id: &str) -> Hop {
+    let mut headers = request.headers;
+    let is_id = |header: &Header| header.name.eq_ignore_ascii_case(DELIVERY_HEADER);
+    if !headers.iter().any(is_id) {
+        headers.push(Header {
+            name: DELIVERY_HEADER.to_owned(),
+            value: id.to_owned(),
+            is_private: false,
+        });
+    }
+    Hop {
+        method: method(request.method),
+        url: request.url,
+        headers,
+        body: request.body,
+    }
+}
+
+fn build(client: &reqwest::Client, hop: &Hop) -> Result<reqwest::Request, Fault> {
+    let mut building = client.request(hop.method.clone(), hop.url.clone());
+    for Header { name, value, .. } in &hop.headers {
+        building = building.header(name, value);
+    }
+    if let Some(body) = &hop.body {
+        building = building.body(body.clone());
+    }
+    building
+        .build()
+        .map_err(|error| Fault::Build(cause(&error)))
 }
 
 fn method(method: Method) -> reqwest::Method {
@@ -270,65 +413,5 @@ fn method(method: Method) -> reqwest::Method {
     }
 }
 
-/// Host and port: enough to know whom it is about, and nothing of the path,
-/// which may hold a key.
-fn server_of(request: &Request) -> String {
-    let host = request.url.host_str().unwrap_or_default();
-    let port = request.url.port_or_known_default().unwrap_or_default();
-    format!("{host}:{port}")
-}
-
-fn explain(error: &reqwest::Error, server: &str, webhook: &Webhook) -> SendError {
-    let server = server.to_owned();
-    if error.is_builder() {
-        return SendError::Build(cause(error));
-    }
-    if error.is_timeout() {
-        let limit = match error.is_connect() {
-            true => webhook.transport.connect_timeout,
-            false => webhook.timeout,
-        };
-        return SendError::Timeout { server, limit };
-    }
-    let cause = cause(error);
-    match error.is_connect() {
-        true => SendError::Connect { server, cause },
-        false => SendError::Broken { server, cause },
-    }
-}
-
-/// What lies at the bottom of it: the outer layers only repeat the URL.
-fn cause(error: &reqwest::Error) -> String {
-    let mut deepest = match error.source() {
-        Some(source) => source,
-        None => return "no reason is known".to_owned(),
-    };
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_proxy_that_is_none_is_left_out_and_others_are_used() {
-        let environment = |name: &str| match name {
-            "http_proxy" => Some("http://127.0.0.1:9".to_owned()),
-            "HTTPS_PROXY" => Some("::no proxy::".to_owned()),
-            "all_proxy" => Some(String::new()),
-            _ => None,
-        };
-
-        assert_eq!(proxies(environment).len(), 1);
-        assert!(proxies(|_| None).is_empty());
-    }
-
-    #[test]
-    fn a_status_has_its_usual_words() {
-        assert_eq!(status_text(503), "503 Service Unavailable");
-        assert_eq!(status_text(599), "599");
-    }
-}
+mod tests;

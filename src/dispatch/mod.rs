@@ -1,8 +1,15 @@
 //! Webhook requests: one worker for each configured webhook.
 
+mod address;
 mod client;
+mod explain;
+mod proxy;
+mod received;
+mod redirect;
+mod tls;
 mod worker;
 
+use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 
@@ -64,6 +71,13 @@ impl Dispatch {
             clients.get(&webhook.transport)?;
         }
         Ok(())
+    }
+
+    /// Says where pinhook itself listens, for the requests from now on: no redirect,
+    /// and no value where `allow_hosts` lets values choose, leads there.
+    pub fn listens_on(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        let clients = self.0.clients.lock().expect("no panic under this lock");
+        clients.listens_on(addresses);
     }
 
     /// Follows the hub after it was reconfigured: webhooks that are new get a

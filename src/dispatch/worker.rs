@@ -10,7 +10,9 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, PollSemaphore};
 
 use super::Shared;
-use super::client::{Client, Received, SendError, status_text};
+use super::client::Client;
+use super::explain::SendError;
+use super::received::Received;
 use crate::hub::{Answer, Attempt, Inbox, Taken};
 use crate::model::gate::{Ticket, Verdict};
 use crate::model::response::Headers;
@@ -239,7 +241,7 @@ fn receive(
         ..Attempt::new(outcome, verdict)
     };
     if !webhook.success.have(status) {
-        delivery.tries.error = Some(format!("the service returned {}", status_text(status)));
+        delivery.tries.error = Some(format!("the service returned {}", received.status_text()));
         let hold = received
             .retry_after()
             .filter(|_| retry::is_temporary(status));
@@ -286,19 +288,14 @@ fn response(webhook: &Webhook, received: &Received) -> Response {
 
 /// What it means that there is no whole response.
 fn fail(webhook: &Webhook, error: &SendError, delivery: &mut Delivery) -> Attempt {
-    let status = error.status();
-    delivery.tries.status = status.or(delivery.tries.status);
+    delivery.tries.status = error.status().or(delivery.tries.status);
     delivery.tries.error = Some(error.to_string());
-    let (outcome, verdict) = match status {
-        Some(status) if error.is_too_large() && webhook.success.have(status) => {
-            (Outcome::TooLarge, Verdict::Success)
-        }
+    let (outcome, verdict) = match error {
+        _ if error.is_too_large() => (Outcome::TooLarge, Verdict::Success),
+        // One device's value must not stop the webhook for the others.
         _ if error.is_refused() => (Outcome::RenderError, Verdict::Unknown),
         _ => (Outcome::Failed, Verdict::Failure),
     };
-    if let Some(status) = status.filter(|status| !webhook.success.have(*status)) {
-        delivery.tries.error = Some(format!("the service returned {}", status_text(status)));
-    }
     let retry = match verdict {
         Verdict::Failure => another(webhook, error.failure(), delivery),
         _ => None,

@@ -32,17 +32,32 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Crates that have one home, and where it is: the beginning of a path below `src/`.
-const HOMES: [(&str, &[&str]); 12] = [
+const HOMES: [(&str, &[&str]); 15] = [
     ("reqwest", &["dispatch/"]),
     ("minijinja", &["model/template"]),
     ("serde_saphyr", &["config/"]),
     ("strsim", &["config/"]),
     ("argon2", &["access/"]),
     ("clap", &["cli/"]),
-    ("rustls", &["net/tls.rs", "config/transport.rs"]),
+    (
+        "rustls",
+        &[
+            "net/tls.rs",
+            "config/transport.rs",
+            "dispatch/tls.rs",
+            "dispatch/explain.rs",
+            "dispatch/client.rs",
+        ],
+    ),
+    ("rustls_platform_verifier", &["dispatch/tls.rs"]),
+    ("x509_cert", &["dispatch/tls.rs"]),
+    ("encoding_rs", &["dispatch/received.rs"]),
     ("rumqttc", &["cli/demo"]),
-    ("hyper", &["cli/demo"]),
-    ("hyper_util", &["cli/demo"]),
+    (
+        "hyper",
+        &["cli/demo", "dispatch/explain.rs", "dispatch/proxy.rs"],
+    ),
+    ("hyper_util", &["cli/demo", "dispatch/proxy.rs"]),
     ("http_body_util", &["cli/demo"]),
     ("sd_notify", &["cli/run.rs", "app.rs"]),
 ];

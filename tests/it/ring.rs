@@ -315,7 +315,7 @@ async fn what_goes_wrong_is_an_outcome_and_a_line_for_the_device() {
             format!("{host}/never"),
             "failed",
             Value::Null,
-            format!("no complete response from {host} within 500ms"),
+            format!("no response from {host} within 500ms"),
         ),
         (
             format!("{host}/large"),
@@ -357,7 +357,7 @@ async fn what_goes_wrong_is_an_outcome_and_a_line_for_the_device() {
             format!("{}/", garbage.host()),
             "failed",
             Value::Null,
-            format!("{} broke off", garbage.host()),
+            format!("{} did not respond in HTTP", garbage.host()),
         ),
     ];
     let names: Vec<String> = (0..cases.len())
