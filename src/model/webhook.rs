@@ -11,7 +11,7 @@ use super::response::{ResponseRule, Statuses};
 use super::retry::Retry;
 use super::template::Condition;
 use super::transport::{Hosts, Transport};
-use super::{Device, DeviceName, EventCode, Pin, PinValue, Source, WebhookName};
+use super::{DeviceName, EventCode, Pin, PinValue, Source, WebhookName};
 
 /// A configured request and what triggers it.
 #[derive(Debug, Clone)]
@@ -268,14 +268,6 @@ impl Tally {
     pub fn sum(&self) -> u64 {
         self.0.iter().sum()
     }
-}
-
-/// Those of the pins that a template asks for which `device` does not have.
-pub fn unknown_pins<'a>(
-    pins: impl Iterator<Item = &'a str>,
-    device: &Device,
-) -> impl Iterator<Item = &'a str> {
-    pins.filter(|pin| device.pin(pin).is_none())
 }
 
 #[cfg(test)]
