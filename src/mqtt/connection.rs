@@ -4,6 +4,7 @@
 //! and, for [`STALL`] at most, for the readers of what its client published.
 
 mod admit;
+mod presence;
 mod wire;
 
 use std::net::SocketAddr;
@@ -18,8 +19,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::budget::{Budget, PUB_SUB_CLIENT};
-use super::codec::{DecodeError, EncodeError};
+use super::codec::DecodeError;
 use super::intake::{Publisher, Taken};
 use super::mount::Mount;
 use super::packet::{
@@ -32,9 +32,8 @@ use crate::broker::{
     self, Cause, ClientKey, End, Held, Message, Next, Open, QoS, STALL, Session, SubscribeError,
     Subscription, Will,
 };
-use crate::hub::Attachment;
-use crate::model::DeviceName;
 use admit::{Admitted, Refused, admit};
+use presence::{Presence, unsent_line};
 use wire::{Wire, message_properties, packet_publish};
 
 /// How long a client may take to send its CONNECT (broker.md, CONNECT).
@@ -129,15 +128,6 @@ struct Connection<S> {
     done: usize,
 }
 
-/// What there is to a device's connection.
-struct Presence {
-    name: DeviceName,
-    budget: Arc<Budget>,
-    /// Whether it was said that it may lose long packets.
-    is_warned: bool,
-    _attachment: Attachment,
-}
-
 /// Wakes the connection's task when its session has something.
 struct Bell(Notify);
 
@@ -221,16 +211,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         let device = match &principal {
             Principal::Device { login, is_mounted } => {
-                let name = login.device.name.clone();
-                let budget = Budget::new(connect.version, *is_mounted, connect.maximum_packet);
-                let budget = Arc::new(budget);
-                let room = Arc::clone(&budget);
-                Some(Presence {
-                    _attachment: shared.intake.hub.attach(&name, room),
+                let (hub, name) = (&shared.intake.hub, &login.device.name);
+                let maximum = connect.maximum_packet;
+                Some(Presence::new(
+                    hub,
                     name,
-                    budget,
-                    is_warned: false,
-                })
+                    connect.version,
+                    *is_mounted,
+                    maximum,
+                ))
             }
             Principal::User(_) => None,
         };
@@ -575,23 +564,20 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let properties = wire::properties(outgoing, &self.mount, self.version);
         let publish = packet_publish(outgoing, topic, &properties);
         let intake = &self.shared.intake;
-        let limit = self.device.as_ref().and_then(|device| {
-            let configured = intake.hub.device(device.name.as_str());
-            let max_message = configured.and_then(|device| device.max_message);
-            device.budget.limit(max_message)
-        });
+        let device = self.device.as_ref();
+        let limit = device.and_then(|device| device.limit(&intake.hub));
         let queued = self
             .wire
             .queue_publish(&publish, limit.unwrap_or(usize::MAX));
-        let line = match (queued, &mut self.device) {
-            (Ok(size), Some(device))
-                if limit.is_none() && size > PUB_SUB_CLIENT && !device.is_warned =>
-            {
-                device.is_warned = true;
-                long_packet_line(size)
+        let line = match queued {
+            Ok(size) => {
+                let device = self.device.as_mut().filter(|_| limit.is_none());
+                match device.and_then(|device| device.warning(size)) {
+                    Some(line) => line,
+                    None => return,
+                }
             }
-            (Ok(_), _) => return,
-            (Err(error), _) => {
+            Err(error) => {
                 self.session.discard(outgoing);
                 // A line about a line that does not fit would not fit either.
                 if topic.ends_with("downlink/diag") {
@@ -605,6 +591,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     /// Says the last words, ends the session and publishes the will.
     async fn end(mut self, ending: Ending) {
+        // However it ended: who may not log in any more leaves no will.
+        let ending = match self.session.closed() {
+            Some(cause @ Cause::LoginChanged) => Ending::Closed(cause),
+            _ => ending,
+        };
         let (end, goodbye) = match &ending {
             Ending::Disconnected(disconnect) if disconnect.reason == Reason::SUCCESS => {
                 (End::Normal, None)
@@ -620,7 +611,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let why = "the client does not read what it subscribed to";
                 (End::Lost, Some((Reason::QUOTA_EXCEEDED, why)))
             }
-            // Its will goes with its rights.
             Ending::Closed(Cause::LoginChanged) => (
                 End::Normal,
                 Some((Reason::ADMINISTRATIVE_ACTION, LOGIN_CHANGED)),
@@ -657,25 +647,6 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             });
         }
         let _ = timeout(GOODBYE_TIME, self.wire.close()).await;
-    }
-}
-
-/// What the device is told of a packet that its client may have lost, since
-/// nobody said how long they may be.
-fn long_packet_line(size: usize) -> String {
-    format!(
-        "sent a packet of {size} bytes: PubSubClient loses those above {PUB_SUB_CLIENT} silently; \
-         call setBufferSize({size}), or set max_message to what the device takes"
-    )
-}
-
-/// What a client is told of a message that it does not take.
-fn unsent_line(topic: &str, error: &EncodeError) -> String {
-    match error {
-        EncodeError::TooLarge { size, limit } => {
-            format!("{topic} is {size} bytes, this client takes {limit}")
-        }
-        EncodeError::Field(_) => format!("{topic} was not sent: {error}"),
     }
 }
 
