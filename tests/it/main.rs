@@ -9,4 +9,5 @@ mod layers;
 mod lifecycle;
 mod permissions;
 mod ring;
+mod scale;
 mod support;
