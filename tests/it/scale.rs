@@ -108,8 +108,7 @@ fn assert_adds_up(counts: &Counts) {
 async fn one_that_hangs_changes_nothing_for_a_hundred_others() {
     const HEALTHY: usize = 100;
     const ROUNDS: usize = 3;
-    /// Medians of hundreds of turns in turns lie within a few percent of each other, however
-    /// busy the machine is. Who has to wait for a place waits a hundred times as long.
+    /// Both are medians of hundreds of turns that alternate, so a busy machine slows both.
     const BOUND: u32 = 3;
     let service = Service::start(|seen| Answer::ok(seen.target.clone())).await;
     let gate = Gate::new();
