@@ -97,10 +97,11 @@ pub fn login(index: usize) -> Login {
     }
 }
 
-/// Resident memory with the shipped configuration, MiB: what is there a second after it listens.
-pub async fn idle_memory(binary: &Path) -> Result<f64, Failure> {
-    const SETTLED: Duration = Duration::from_secs(1);
+/// How long after it listens, or after its last device has gone, a daemon is at rest.
+pub const SETTLED: Duration = Duration::from_secs(1);
 
+/// Resident memory with the shipped configuration, MiB: what is there when it is at rest.
+pub async fn idle_memory(binary: &Path) -> Result<f64, Failure> {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/config.yaml");
     let text = fs::read_to_string(shipped).map_err(Failure::io("read the shipped config.yaml"))?;
     let folder = folder()?;
@@ -161,10 +162,12 @@ fn on_free_ports(text: &str) -> Result<String, Failure> {
     }
 }
 
-fn name(index: usize) -> String {
+/// The name of device `index`.
+pub fn name(index: usize) -> String {
     format!("bench{index:04}")
 }
 
-fn token(index: usize) -> String {
+/// The token of device `index`.
+pub fn token(index: usize) -> String {
     format!("bench-token-{index:08}")
 }

@@ -34,6 +34,14 @@ pub struct Open {
     pub to_response: Vec<Duration>,
 }
 
+impl Open {
+    /// Takes the samples of another stretch.
+    pub fn extend(&mut self, other: Open) {
+        self.to_request.extend(other.to_request);
+        self.to_response.extend(other.to_response);
+    }
+}
+
 /// Every device writes, waits for the response, and writes again. After `warm_up` it is counted for `window`.
 pub async fn closed_loop(
     devices: Vec<Device>,

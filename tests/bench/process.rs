@@ -108,13 +108,30 @@ impl Process {
 
     /// A memory figure of `/proc/PID/status` in MiB: `VmRSS` now, `VmHWM` at its highest.
     pub fn memory(&self, field: &str) -> Result<f64, Failure> {
+        let kib = self.status(field, |rest| rest.strip_suffix(" kB")?.parse::<f64>().ok())?;
+        Ok(kib / 1024.0)
+    }
+
+    /// How many threads it has.
+    pub fn threads(&self) -> Result<usize, Failure> {
+        self.status("Threads", |rest| rest.parse().ok())
+    }
+
+    /// How many files and sockets it has open.
+    pub fn descriptors(&self) -> Result<usize, Failure> {
+        let path = format!("/proc/{}/fd", self.pid);
+        let open = fs::read_dir(&path).map_err(Failure::io(format!("read {path}")))?;
+        Ok(open.count())
+    }
+
+    /// A figure of `/proc/PID/status`.
+    fn status<T>(&self, field: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, Failure> {
         let path = format!("/proc/{}/status", self.pid);
         let status = fs::read_to_string(&path).map_err(Failure::io(format!("read {path}")))?;
         status
             .lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<f64>().ok())
-            .map(|kib| kib / 1024.0)
+            .and_then(|rest| read(rest.trim()))
             .ok_or_else(|| {
                 Failure::Unexpected(format!("{path} has no {field}; did {} end?", self.name))
             })

@@ -4,6 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use crate::baseline::Baseline;
+use crate::footprint::Footprint;
+use crate::hanging::Hanging;
 use crate::measure::{Closed, Open, RATE, median, percentile};
 
 /// What one subject did, a value for each round; samples of all rounds together.
@@ -29,6 +31,8 @@ pub struct Figures {
     /// Milliseconds, one for each start.
     pub first_webhook: Vec<f64>,
     pub first_webhook_of_1000: Vec<f64>,
+    pub footprint: Footprint,
+    pub hanging: Hanging,
     pub binary_bytes: u64,
 }
 
@@ -192,6 +196,8 @@ impl Figures {
                 Some(Budget::AtMost(limit).of(start)),
             );
         }
+        self.hanging.rows(&mut table);
+        self.footprint.rows(&mut table);
         let size = self.binary_bytes as f64 / 1e6;
         table.row(
             "binary, MB",
@@ -202,6 +208,73 @@ impl Figures {
             Some(Budget::AtMost(15.0).of(size)),
         );
         table.text
+    }
+}
+
+impl Hanging {
+    fn rows(&mut self, table: &mut Table) {
+        for (what, share, is_bound) in [("p50", 0.50, false), ("p99", 0.99, true)] {
+            let without = percentile(&mut self.without.to_response, share);
+            let with = percentile(&mut self.with.to_response, share);
+            let ratio = with / without;
+            let (budget, verdict) = match is_bound {
+                true => ("≤ 2 × without", Budget::AtMost(2.0).of_ratio(ratio)),
+                false => ("", format!("{ratio:.2} ×")),
+            };
+            table.row(
+                &format!("write → response {what}, ms, without / with one that hangs"),
+                pair(format!("{without:.2}"), format!("{with:.2}")),
+                None,
+                None,
+                budget,
+                Some(verdict),
+            );
+        }
+        let growth = median(self.growth.iter().copied());
+        table.row(
+            "memory peak with one that hangs, MiB above idle",
+            format!("{growth:.1}"),
+            None,
+            None,
+            "≤ 40",
+            Some(Budget::AtMost(40.0).of(growth)),
+        );
+    }
+}
+
+impl Footprint {
+    fn rows(&self, table: &mut Table) {
+        let mut row = |what: &str, figure: String| {
+            table.row(what, figure, None, None, "", Some(String::new()));
+        };
+        row(
+            "memory with 1,000 devices and 1,000 webhooks, idle / each has fired, MiB",
+            pair(
+                format!("{:.1}", self.idle.memory),
+                format!("{:.1}", self.fired.memory),
+            ),
+        );
+        row(
+            "of it for a device / a webhook / their first firing, KiB",
+            format!(
+                "{:.1} / {:.1} / {:.1}",
+                self.device, self.webhook, self.firing
+            ),
+        );
+        row(
+            "the same: open files and sockets, idle / each has fired",
+            pair(
+                self.idle.descriptors.to_string(),
+                self.fired.descriptors.to_string(),
+            ),
+        );
+        row(
+            "the same: threads, idle / each has fired",
+            pair(
+                self.idle.threads.to_string(),
+                self.fired.threads.to_string(),
+            ),
+        );
     }
 }
 

@@ -2,13 +2,16 @@
 //! beside it, in the same run, the bare HTTP client and what a user would write instead.
 //!
 //! This process is both the devices and the third party, on one thread and one clock; CPU and memory are read off the
-//! children. Figures of one machine illustrate, ratios of one run count (product.md §12). Not here: idle connections
-//! by the thousand, the broker alone, floods.
+//! children. Figures of one machine illustrate, ratios of one run count (product.md §12). Beside that the daemon alone:
+//! its start and what it takes with 1,000 webhooks, and one third party that hangs among a hundred that answer. Not
+//! here: idle connections by the thousand, the broker alone, floods.
 
 mod baseline;
 mod client;
 mod daemon;
 mod failure;
+mod footprint;
+mod hanging;
 mod measure;
 mod process;
 mod report;
@@ -29,7 +32,7 @@ use process::Process;
 use report::{Figures, Subject};
 use service::Service;
 
-/// How many devices write.
+/// How many devices write in the ring.
 const DEVICES: usize = 50;
 
 /// Measures pinhook beside a bare HTTP client and beside a script with mosquitto.
@@ -157,6 +160,7 @@ fn plan(options: Options) -> Result<Plan, Failure> {
 async fn measure_all(plan: &Plan) -> Result<(), Failure> {
     let machine = report::machine();
     let service = Service::start().await?;
+    let moody = Service::start_moody().await?;
     let size = std::fs::metadata(&plan.pinhook);
     let mut figures = Figures {
         binary_bytes: size
@@ -182,6 +186,10 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
         let devices = (address, daemon::login as fn(usize) -> Login);
         measure_ring(plan, &service, vec![process], devices, &mut figures.pinhook).await?;
 
+        eprintln!("round {round} of {}: one that hangs", plan.rounds);
+        let (pinhook, hanging) = (&plan.pinhook, &mut figures.hanging);
+        hanging::measure(pinhook, &service, &moody, plan.writes, hanging).await?;
+
         if let (Some(mosquitto), Some(subject)) = (&plan.mosquitto, &mut figures.script) {
             eprintln!("round {round} of {}: script and mosquitto", plan.rounds);
             let folder = daemon::folder()?;
@@ -193,6 +201,7 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
 
     eprintln!("starts, and memory at rest");
     figures.idle = daemon::idle_memory(&plan.pinhook).await?;
+    figures.footprint = footprint::measure(&plan.pinhook, &service).await?;
     for _ in 0..plan.starts {
         for (shape, starts) in [
             (Shape::Shared(1), &mut figures.first_webhook),
@@ -226,8 +235,7 @@ async fn measure_ring(
         subject.closed.push(closed);
         subject.peak.push(memory(&processes, "VmHWM")?);
         let open = measure::open_loop(devices, service, plan.writes).await?;
-        subject.open.to_request.extend(open.to_request);
-        subject.open.to_response.extend(open.to_response);
+        subject.open.extend(open);
         Ok(())
     };
     let result = loops.await;
@@ -257,10 +265,14 @@ fn print(plan: &Plan, machine: &str, figures: &mut Figures) {
     println!();
     println!(
         "{DEVICES} devices over MQTT at QoS 0, 16-byte responses; median of {} rounds of {} s; {} writes at {}/s. \
-         Devices and third party are one process with one thread.",
+         Devices and third party are one process with one thread. With one that hangs: {} webhooks that do not, with a \
+         device each, {} writes at {}/s without it and as many with it, taking turns.",
         plan.rounds,
         plan.window.as_secs_f64(),
         figures.pinhook.open.to_request.len(),
+        measure::RATE,
+        hanging::HEALTHY,
+        figures.hanging.without.to_response.len(),
         measure::RATE,
     );
     println!();

@@ -13,5 +13,6 @@ mod permissions;
 mod recipes;
 mod reload;
 mod ring;
+mod scale;
 mod support;
 mod webhook_cases;

@@ -144,17 +144,27 @@ impl Process {
 
     /// Its resident memory now, in KiB.
     pub fn resident(&self) -> u64 {
+        self.status("VmRSS:")
+    }
+
+    /// How many threads it has now.
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:")
+    }
+
+    /// How many files and sockets it has open now.
+    pub fn descriptors(&self) -> usize {
+        let id = self.child.id().expect("it was not waited for");
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).expect("its descriptors");
+        open.count()
+    }
+
+    fn status(&self, field: &str) -> u64 {
         let id = self.child.id().expect("it was not waited for");
         let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
-            .expect("VmRSS");
-        line.trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse()
-            .expect("a number")
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        let figure = line.and_then(|line| line.split_whitespace().next());
+        figure.expect(field).parse().expect("a number")
     }
 
     /// Expects that it lives and that nothing in it has panicked.
