@@ -13,3 +13,4 @@ mod permissions;
 mod reload;
 mod ring;
 mod support;
+mod third_party;
