@@ -618,7 +618,7 @@ fn describe(case: &Case, heard: &Heard, daemon: &Daemon, table: &mut String) {
         None => case.keys.clone(),
     };
     let mut line = |text: String| writeln!(table, "{text}").expect("a text grows");
-    line(format!("{}", case.name));
+    line(case.name.to_owned());
     line(
         format!("    {} {keys}", steady(&case.url))
             .trim_end()
@@ -647,7 +647,7 @@ fn describe(case: &Case, heard: &Heard, daemon: &Daemon, table: &mut String) {
     }
     if case.second != Second::None {
         let waiting = daemon.counts(case.name).waiting;
-        line(format!("    after a second write: {} waiting", waiting));
+        line(format!("    after a second write: {waiting} waiting"));
     }
 }
 
