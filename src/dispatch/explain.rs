@@ -2,7 +2,7 @@
 //! is about, as host and port, and never a path or query, which may hold a key.
 
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use url::Url;
@@ -120,11 +120,12 @@ pub(super) enum Fault {
     #[error("no complete response from {server} within {limit:?}")]
     Slow { server: String, limit: Duration },
     /// The connection ended too early.
-    #[error("{server} broke off {when}: {cause}")]
+    #[error("{server} broke off {when}{}", .cause.as_ref().map(|c| format!(": {c}")).unwrap_or_default())]
     Broken {
         server: String,
         when: &'static str,
-        cause: String,
+        /// If it was more than that it closed the connection.
+        cause: Option<String>,
     },
     /// What came is no HTTP.
     #[error("{server} did not respond in HTTP: {cause}{hint}")]
@@ -200,6 +201,17 @@ impl SendError {
     }
 }
 
+/// Bytes that mean nothing.
+const MALFORMED: &[ErrorKind] = &[ErrorKind::InvalidInput, ErrorKind::InvalidData];
+
+/// A connection that is no more.
+const ENDED: &[ErrorKind] = &[
+    ErrorKind::UnexpectedEof,
+    ErrorKind::ConnectionReset,
+    ErrorKind::BrokenPipe,
+    ErrorKind::ConnectionAborted,
+];
+
 /// What became of a request when reqwest says `error`.
 pub(super) fn explain(
     error: &reqwest::Error,
@@ -226,7 +238,8 @@ pub(super) fn explain(
         },
         (true, None) => Fault::Connect {
             server: server.with_proxy(),
-            cause: match in_handshake(error) && server.is_https {
+            cause: match server.is_https && has_kind(error, ENDED) {
+                // A connection was made, and ended before it could be used.
                 true => "the connection was closed during the TLS handshake".to_owned(),
                 false => cause(error),
             },
@@ -244,28 +257,32 @@ pub(super) fn explain(
                 false => "; is the URL meant to begin with `https://`?",
             },
         },
+        // Chunks that are none.
+        _ if hyper.is_some() && has_kind(error, MALFORMED) => Fault::Garbage {
+            server: server.name.clone(),
+            cause: cause(error),
+            hint: "",
+        },
         _ if error.is_decode() && hyper.is_none() => Fault::Undecodable {
             server: server.name.clone(),
             cause: cause(error),
         },
-        _ => Fault::Broken {
-            server: server.name.clone(),
-            when,
-            cause: cause(error),
-        },
+        _ => {
+            let is_closed = hyper.is_some_and(hyper::Error::is_incomplete_message)
+                || has_kind(error, &[ErrorKind::UnexpectedEof]);
+            Fault::Broken {
+                server: server.name.clone(),
+                when,
+                cause: (!is_closed).then(|| cause(error)),
+            }
+        }
     })
 }
 
-/// Whether a connection ended after it was made, and before it could be used.
-fn in_handshake(error: &reqwest::Error) -> bool {
-    let ended = [
-        io::ErrorKind::UnexpectedEof,
-        io::ErrorKind::ConnectionReset,
-        io::ErrorKind::BrokenPipe,
-        io::ErrorKind::ConnectionAborted,
-    ];
+/// Whether an error of the system's of one of these kinds is part of it.
+fn has_kind(error: &reqwest::Error, kinds: &[ErrorKind]) -> bool {
     let mut layers = Layers(Some(error)).filter_map(|layer| layer.downcast_ref());
-    layers.any(|error: &io::Error| ended.contains(&error.kind()))
+    layers.any(|error: &io::Error| kinds.contains(&error.kind()))
 }
 
 fn no_tls(error: &rustls::Error, server: &str) -> Fault {

@@ -409,3 +409,69 @@ impl std::fmt::Display for Names {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+    use super::*;
+
+    fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let names = &mut params.distinguished_name;
+        names.push(rcgen::DnType::OrganizationName, name);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn signed(
+        by: &CertifiedIssuer<'static, KeyPair>,
+        names: Vec<String>,
+    ) -> CertificateDer<'static> {
+        let params = CertificateParams::new(names).unwrap();
+        let key = KeyPair::generate().unwrap();
+        params.signed_by(&key, by).unwrap().der().clone()
+    }
+
+    #[test]
+    fn the_systems_authorities_are_asked_and_a_stranger_is_told_apart() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let (own, other) = (authority("own"), authority("other"));
+        let system = rustls_platform_verifier::Verifier::new_with_extra_roots(
+            [own.der().clone()],
+            Arc::clone(&provider),
+        );
+        let verifier = |trust| Verifier {
+            trust,
+            server_name: None,
+            provider: Arc::clone(&provider),
+        };
+        let (system, nobody) = (
+            verifier(Trust::System(system.unwrap())),
+            verifier(Trust::Nobody),
+        );
+        let host = ServerName::try_from("a.test").unwrap();
+        let names = || vec!["a.test".to_owned()];
+        let (good, strange) = (signed(&own, names()), signed(&other, names()));
+        let judge = |verifier: &Verifier, cert| verifier.judge(cert, &[], &host, UnixTime::now());
+
+        assert_eq!(judge(&system, &good), Ok(()));
+        assert_eq!(judge(&system, &strange), Err(Distrust::UnknownAuthority));
+        assert_eq!(judge(&system, other.der()), Err(Distrust::SelfSigned));
+        assert_eq!(judge(&nobody, &good), Err(Distrust::NoAuthorities));
+    }
+
+    #[test]
+    fn a_certificate_for_many_is_named_by_some() {
+        let names = (0..9).map(|n| format!("n{n}.test")).collect();
+
+        let names = Names::of(&signed(&authority("own"), names));
+
+        let shown = "`n0.test`, `n1.test`, `n2.test`, `n3.test`, `n4.test` and 4 more";
+        assert_eq!(names.to_string(), shown);
+        assert_eq!(
+            Names::of(&CertificateDer::from(vec![1])).to_string(),
+            "nobody"
+        );
+    }
+}

@@ -288,6 +288,10 @@ fn response(webhook: &Webhook, received: &Received) -> Response {
 
 /// What it means that there is no whole response.
 fn fail(webhook: &Webhook, error: &SendError, delivery: &mut Delivery) -> Attempt {
+    if error.is_refused() {
+        // Here, before it was a request.
+        delivery.tries.made = delivery.tries.made.saturating_sub(1);
+    }
     delivery.tries.status = error.status().or(delivery.tries.status);
     delivery.tries.error = Some(error.to_string());
     let (outcome, verdict) = match error {

@@ -15,4 +15,5 @@ mod reload;
 mod ring;
 mod scale;
 mod support;
+mod third_party;
 mod webhook_cases;

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Full};
@@ -13,10 +15,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
 
 use super::within;
 
@@ -210,29 +214,83 @@ async fn record(request: Request<Incoming>) -> Seen {
     }
 }
 
-/// A service that reads a request's head and says `bytes`, whatever they are;
-/// then it closes.
+/// What a [`RawService`] does after it has said something.
+#[derive(Debug, Clone, Copy)]
+pub enum Then {
+    /// It closes the connection.
+    Close,
+    /// It waits for the next request.
+    Next,
+    /// It keeps the connection, and says no more.
+    Hold,
+    /// It goes on with one byte, again and again, after each time.
+    Drip(Duration),
+    /// It goes on as fast as anybody reads.
+    Endless,
+}
+
+/// A service that reads a request's head and says any bytes at all.
 pub struct RawService {
     address: SocketAddr,
     serving: JoinHandle<()>,
 }
 
 impl RawService {
-    /// Starts it.
+    /// Starts one that says `bytes` to every request, and closes.
     pub async fn start(bytes: &'static [u8]) -> RawService {
+        RawService::saying(move |_| (bytes.to_vec(), Then::Close)).await
+    }
+
+    /// Starts one that says to its requests, numbered from 1 on, what `script` says.
+    pub async fn saying(
+        script: impl Fn(usize) -> (Vec<u8>, Then) + Send + Sync + 'static,
+    ) -> RawService {
+        RawService::listen(None, script).await
+    }
+
+    /// The same within TLS.
+    pub async fn saying_in_tls(
+        tls: ServerConfig,
+        script: impl Fn(usize) -> (Vec<u8>, Then) + Send + Sync + 'static,
+    ) -> RawService {
+        RawService::listen(Some(TlsAcceptor::from(Arc::new(tls))), script).await
+    }
+
+    /// Starts one that says `bytes` before anybody has asked, and then only listens.
+    pub async fn greeting(bytes: &'static [u8]) -> RawService {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let serving = tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => break,
-                    }
-                }
                 let _ = stream.write_all(bytes).await;
-                let _ = stream.shutdown().await;
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        });
+        RawService { address, serving }
+    }
+
+    async fn listen(
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(usize) -> (Vec<u8>, Then) + Send + Sync + 'static,
+    ) -> RawService {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (script, count) = (Arc::new(script), Arc::new(AtomicUsize::new(0)));
+        let serving = tokio::spawn(async move {
+            // Dropped with this task, and all connections with it.
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (tls, script, count) = (tls.clone(), Arc::clone(&script), Arc::clone(&count));
+                connections.spawn(async move {
+                    let next = || script(count.fetch_add(1, Ordering::SeqCst) + 1);
+                    let _ = match tls {
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => converse(stream, next).await,
+                            Err(error) => Err(error),
+                        },
+                        None => converse(stream, next).await,
+                    };
+                });
             }
         });
         RawService { address, serving }
@@ -241,6 +299,32 @@ impl RawService {
     /// Host and port.
     pub fn host(&self) -> SocketAddr {
         self.address
+    }
+}
+
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    next: impl Fn() -> (Vec<u8>, Then),
+) -> io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
+        let (bytes, then) = next();
+        stream.write_all(&bytes).await?;
+        match then {
+            Then::Close => return stream.shutdown().await,
+            Then::Next => {}
+            Then::Hold => std::future::pending().await,
+            Then::Drip(every) => loop {
+                tokio::time::sleep(every).await;
+                stream.write_all(b"x").await?;
+            },
+            Then::Endless => loop {
+                stream.write_all(&[b'x'; 8192]).await?;
+            },
+        }
     }
 }
 
