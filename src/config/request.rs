@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use url::Url;
 
 use crate::model::request::{BodyTemplate, JsonTemplate, Method, RequestTemplate, body_place};
-use crate::model::template::{Expression, Names, Place, Spelling, Template};
+use crate::model::template::{Expression, Names, Place, Template};
 
 use super::auth::auth;
 use super::read::{At, Fields, Filled};
@@ -104,7 +104,7 @@ impl Reading<'_, '_> {
     fn url(&mut self, at: &At<'_>) -> Option<Template> {
         let filled = self.reader.filled(at, "a URL")?;
         let url = self.template(at, &filled, Place::Url, Names::Request)?;
-        self.check_host(at, &filled)?;
+        self.check_host(at, &filled, &url)?;
         // Without a variable in it, parsing it has checked it.
         let depends = url.uses("device.vars");
         for device in self.devices.iter().filter(|_| depends) {
@@ -125,15 +125,11 @@ impl Reading<'_, '_> {
     }
 
     /// Looks for a host that never changes, and so would never be allowed.
-    fn check_host(&mut self, at: &At<'_>, filled: &Filled) -> Option<()> {
+    fn check_host(&mut self, at: &At<'_>, filled: &Filled, url: &Template) -> Option<()> {
         let Some(hosts) = &self.hosts else {
             return Some(());
         };
-        let spelling = Spelling {
-            open_origin: false,
-            ..self.spelling(Names::Request)
-        };
-        let is_open = Template::parse(&filled.text, Place::Url, spelling).is_err();
+        let is_open = url.has_open_origin();
         // With a variable of the device in its host it is no URL.
         let url = Url::parse(&filled.text.whole()).ok();
         let Some(url) = url.filter(|url| !is_open && !hosts.allow(url)) else {
@@ -312,8 +308,7 @@ impl Reading<'_, '_> {
             Ok(Some(expression)) => Some(JsonTemplate::Typed(expression)),
             Ok(None) => Some(JsonTemplate::Text(text)),
             Err(error) => {
-                let fault = self.explain(at, &filled, error);
-                self.reader.faults.push(fault);
+                self.refuse(at, &filled, error);
                 None
             }
         }

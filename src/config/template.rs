@@ -89,8 +89,7 @@ impl Reading<'_, '_> {
         let template = match Template::parse(&filled.text, place, self.spelling(names)) {
             Ok(template) => template,
             Err(error) => {
-                let fault = self.explain(at, filled, error);
-                self.reader.faults.push(fault);
+                self.refuse(at, filled, error);
                 return None;
             }
         };
@@ -116,35 +115,23 @@ impl Reading<'_, '_> {
     pub fn condition(&mut self, at: &At<'_>) -> Option<Condition> {
         const EXPECTED: &str = "an expression without braces, such as `value > 30`";
         let filled = self.reader.filled(at, EXPECTED)?;
-        if filled.is_filled {
-            let fault = at.fault("`${…}` in an expression, where it would be read as a part of it");
-            let fault = fault.expected("a variable of the device: `device.vars.NAME`");
-            self.reader.faults.push(fault);
-            return None;
-        }
         let condition = match Condition::parse(&filled.text) {
             Ok(condition) => condition,
-            Err(error) => {
+            Err(error @ (TemplateError::Braces | TemplateError::Syntax(_))) => {
                 let text = filled.text.plain();
-                let is_placeholder = text.contains("/pin") || text.contains("%s");
-                let fault = if text.contains("{{") || text.contains("{%") {
-                    let fault = at.fault("braces, as in a template").expected(EXPECTED);
-                    match inside_braces(&text) {
-                        Some(inside) => fault.hint(format!("did you mean `{inside}`?")),
-                        None => fault,
+                let fault = at.fault(error.to_string()).expected(EXPECTED);
+                let fault = match inside_braces(&text) {
+                    Some(inside) => fault.hint(format!("did you mean `{inside}`?")),
+                    None if text.contains("/pin") || text.contains("%s") => {
+                        fault.hint("Blynk's placeholders have no place here: write `value`")
                     }
-                } else if let TemplateError::Syntax(_) = &error {
-                    let fault = at.fault(error.to_string()).expected(EXPECTED);
-                    match is_placeholder {
-                        true => {
-                            fault.hint("Blynk's placeholders have no place here: write `value`")
-                        }
-                        false => fault,
-                    }
-                } else {
-                    self.explain(at, &filled, error)
+                    None => fault,
                 };
                 self.reader.faults.push(fault);
+                return None;
+            }
+            Err(error) => {
+                self.refuse(at, &filled, error);
                 return None;
             }
         };
@@ -202,6 +189,25 @@ impl Reading<'_, '_> {
         }
     }
 
+    /// Notes what is wrong with a template, each name that is not known for itself.
+    pub fn refuse(&mut self, at: &At<'_>, filled: &Filled, error: TemplateError) {
+        use TemplateError::{UnknownFilters, UnknownNames, UnknownTests};
+        let one = |name: String| vec![name];
+        let errors: Vec<TemplateError> = match error {
+            UnknownNames { names, known } => {
+                let names = names.into_iter().map(one);
+                names.map(|names| UnknownNames { names, known }).collect()
+            }
+            UnknownFilters(names) => names.into_iter().map(one).map(UnknownFilters).collect(),
+            UnknownTests(names) => names.into_iter().map(one).map(UnknownTests).collect(),
+            error => vec![error],
+        };
+        for error in errors {
+            let fault = self.explain(at, filled, error);
+            self.reader.faults.push(fault);
+        }
+    }
+
     /// The problem that `error` is.
     pub fn explain(&self, at: &At<'_>, filled: &Filled, error: TemplateError) -> Fault {
         let fault = at.fault(error.to_string());
@@ -218,7 +224,7 @@ impl Reading<'_, '_> {
             TemplateError::UnknownTests(names) => fault
                 .focus(&names[0])
                 .expected("a test of MiniJinja, such as defined, number, odd or in"),
-            TemplateError::Braces => fault.expected("an expression such as `value > 30`"),
+            TemplateError::Braces => fault.expected("an expression without braces"),
             TemplateError::SecretInExpression => fault.expected("a variable: `device.vars.NAME`"),
             TemplateError::SecretInside => {
                 fault.expected("`${…}` outside the braces, or a variable: `device.vars.NAME`")

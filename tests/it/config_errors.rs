@@ -374,7 +374,7 @@ fn cut_anywhere_and_with_any_line_left_out_nothing_breaks() {
         said(&lines[..left_out].join("\n"));
     }
     let places: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
-    for at in places.into_iter().step_by(31) {
+    for at in places.into_iter().step_by(97) {
         said(&whole[..at]);
         for odd in ["\t", "\"", "{", "*", "${", "\u{0}", "- "] {
             said(&format!("{}{odd}{}", &whole[..at], &whole[at..]));

@@ -14,3 +14,4 @@ mod reload;
 mod ring;
 mod support;
 mod third_party;
+mod webhook_cases;
