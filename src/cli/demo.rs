@@ -187,8 +187,7 @@ impl Ring<'_> {
         self.write("ds/V1", "on").await?;
         self.request("GET /slow", "nothing, for a long time")
             .await?;
-        self.message("downlink/diag", "slow: no complete response")
-            .await?;
+        self.message("downlink/diag", "slow: no response").await?;
 
         print_line("\nA service that fails: after three failures in a row it is left alone:\n");
         for value in ["1", "2", "3"] {

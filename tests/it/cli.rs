@@ -200,7 +200,7 @@ async fn demo_shows_the_ring_and_ends() {
         "downlink/ds/V0  05:31 | 18:12",
         "ms for the whole ring",
         "GET /slow",
-        "downlink/diag  slow: no complete response",
+        "downlink/diag  slow: no response",
         "GET /failing?value=1",
         "downlink/diag  failing: the service returned 503 Service Unavailable",
         "GET /failing?value=3",
