@@ -228,9 +228,9 @@ async fn silence_differs_from_a_slow_body() {
     ] {
         let peer = Peer::start(|_| answer.as_bytes().to_vec()).await;
 
-        let error = error(&webhook("timeout: 500ms"), get(&peer.url("/key"))).await;
+        let error = error(&webhook("timeout: 2s"), get(&peer.url("/key"))).await;
 
-        let expected = format!("{said} {} within 500ms", peer.address);
+        let expected = format!("{said} {} within 2s", peer.address);
         assert_eq!(error.to_string(), expected);
         assert_eq!(error.failure(), failure);
     }
