@@ -81,16 +81,15 @@ pub fn is_temporary(status: u16) -> bool {
     matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504)
 }
 
-/// The time that a `Retry-After` asks for: seconds or a date (RFC 9110 §10.2.3),
-/// at most [`LONGEST_RETRY_AFTER`]. A date in the past asks for none.
+/// The time that a `Retry-After` asks for: seconds or a date in any of the three
+/// forms (RFC 9110 §10.2.3, §5.6.7), at most [`LONGEST_RETRY_AFTER`]. A date in the past asks for none.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let wait = match value.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are as long as it gets.
         true if !value.is_empty() => Duration::from_secs(value.parse().unwrap_or(u64::MAX)),
         _ => {
-            let date = jiff::fmt::rfc2822::parse(value).ok()?;
-            let date = SystemTime::from(date.timestamp());
+            let date = httpdate::parse_http_date(value).ok()?;
             date.duration_since(now).unwrap_or_default()
         }
     };
@@ -179,6 +178,8 @@ mod tests {
             ("Mon, 23 Nov 2026 12:00:30 GMT", Some(30)),
             ("Mon, 23 Nov 2026 11:00:00 GMT", Some(0)),
             ("Mon, 23 Nov 2099 12:00:00 GMT", Some(600)),
+            ("Monday, 23-Nov-26 12:00:30 GMT", Some(30)),
+            ("Mon Nov 23 12:00:30 2026", Some(30)),
             ("-5", None),
             ("1.5", None),
             ("soon", None),

@@ -297,9 +297,12 @@ async fn who_may_subscribe() {
 
 #[tokio::test]
 async fn what_is_refused_is_not_heard() {
-    let daemon = daemon().await;
     for version in BOTH {
+        let daemon = daemon().await;
         let mut porch = Raw::log_in(daemon.address, Hello::unmounted(version, "porch")).await;
+        // That it has come is told by and by, and only once.
+        porch.subscribe(&[("pinhook/porch/status", 1)]).await;
+        while porch.message().await.text() != "online" {}
         let mut mounted = Raw::log_in(daemon.address, Hello::mounted(version, "porch")).await;
         for filter in [
             "#",
