@@ -178,6 +178,33 @@ def user_set(world, mqtt):
         device.expect("downlink/ds/V3", named.encode())
 
 
+@case("an event triggers a webhook, unless `when` says no", mqtt=BOTH)
+def event(world, mqtt):
+    value = fresh()
+    with mosquitto.Subscriber(porch(world), MOSQUITTO[mqtt], "downlink/ds/V4") as device:
+        mosquitto.publish_ok(porch(world), MOSQUITTO[mqtt], "event/ring", b"quiet")
+        mosquitto.publish_ok(porch(world), MOSQUITTO[mqtt], "event/ring", value.encode())
+        device.expect("downlink/ds/V4", b"echo " + value.encode())
+    check("quiet" not in world.service.values_of("/echo"), "an event that `when` leaves out was sent")
+
+
+@case("a response that is too large for the device is not sent, and said", mqtt=BOTH)
+def too_large_for_the_device(world, mqtt):
+    value = fresh() + 400 * "x"
+    with Paho(porch(world), mqtt) as device, Paho(anna(world), mqtt) as user:
+        user.subscribe("pinhook/porch/webhook/echo")
+        device.subscribe("downlink/#")
+        device.publish("info/mcu", '{"rxbuff": 256}')
+        device.publish("ds/V0", value)
+        device.expect_where("downlink/diag", lambda p: b"does not fit" in p and b"> 256 bytes" in p, "line about it")
+        user.expect_where(
+            "pinhook/porch/webhook/echo", lambda p: json.loads(p)["outcome"] == "does_not_fit", "such an outcome"
+        )
+        device.publish("info/mcu", '{"rxbuff": 1024}')
+        device.publish("ds/V0", value)
+        device.expect("downlink/ds/V0", b"echo " + value.encode())
+
+
 # --- what observers see -----------------------------------------------------------------------------
 
 
@@ -392,6 +419,37 @@ def retained(world, mqtt):
         later.expect("notes/marker", marker.encode())
         left = [m for m in later.received() if m.topic == topic]
         check(not left, f"the removed message was delivered: {left}")
+
+
+# --- reload -----------------------------------------------------------------------------------------
+
+
+@case("SIGHUP: a changed webhook and a removed device; others stay connected", mqtt=BOTH)
+def reload(world, mqtt):
+    daemon = world.start()
+    try:
+        with (
+            Paho(porch(world)._replace(port=daemon.port), mqtt) as stays,
+            Paho(shed(world)._replace(port=daemon.port), mqtt) as goes,
+        ):
+            stays.subscribe("downlink/ds/#")
+            daemon.reload(lambda text: text.replace("pin: V0\n", "pin: V30\n") + "  wrong: {", "stays as it was")
+            value = fresh()
+            stays.publish("ds/V0", value)
+            stays.expect("downlink/ds/V0", b"echo " + value.encode())
+
+            def change(text):
+                shed_lines = "  shed:\n    token: ${SHED_TOKEN}\n"
+                check(shed_lines in text, "the shed is not in the configuration")
+                return text.removesuffix("  wrong: {").replace(shed_lines, "")
+
+            daemon.reload(change, "configuration reloaded")
+            goes.expect_end()
+            again = fresh()
+            stays.publish("ds/V30", again)
+            stays.expect("downlink/ds/V30", b"echo " + again.encode())
+    finally:
+        daemon.kill()
 
 
 # --- the end ----------------------------------------------------------------------------------------

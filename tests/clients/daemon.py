@@ -48,6 +48,13 @@ webhooks:
     pin: V2
     every: 0
     url: "%(service)s/fail"
+  bell:
+    device: porch
+    event: ring
+    when: value_text != "quiet"
+    url: "%(service)s/echo?v={{ value }}"
+    every: 0
+    response: { to: V4 }
   holding:
     device: porch
     pin: V10
@@ -77,13 +84,13 @@ class Daemon(Watched):
     def __init__(self, binary, service_url, password_hash):
         super().__init__()
         self._home = tempfile.TemporaryDirectory(prefix="pinhook-clients-")
-        config = Path(self._home.name) / "config.yaml"
-        config.write_text(CONFIG % {"service": service_url, "hash": password_hash})
+        self._config = Path(self._home.name) / "config.yaml"
+        self._config.write_text(CONFIG % {"service": service_url, "hash": password_hash})
         self._log = []
         # No proxy of this machine may come between pinhook and the service.
         env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self._process = subprocess.Popen(
-            [binary, "--config", config],
+            [binary, "--config", self._config],
             cwd=self._home.name,
             env=env | {"PORCH_TOKEN": PORCH_TOKEN, "SHED_TOKEN": SHED_TOKEN},
             stdin=subprocess.DEVNULL,
@@ -124,6 +131,16 @@ class Daemon(Watched):
 
     def _hopeless(self):
         return not self._open
+
+    def reload(self, change, says):
+        """Saves the configuration as `change` makes it of what is there, asks for a reload with SIGHUP, and
+        waits until the log says so."""
+        self._config.write_text(change(self._config.read_text()))
+        start = self.log_length()
+        self._process.send_signal(signal.SIGHUP)
+        self._wait_until(
+            lambda: says in self.log(start), lambda: f"a reload did not say {says!r}; log:\n{self.log(start)}"
+        )
 
     def is_running(self):
         return self._process.poll() is None
