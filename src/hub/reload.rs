@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{DeviceState, Gone, Hub, Inbox, Listener, Routes, State, unsent};
+use super::{DeviceState, Gone, Hub, Inbox, Listener, Report, Routes, State};
 use crate::model::gate::Transition;
 use crate::model::{Device, Outcome, Webhook};
 
@@ -71,7 +71,7 @@ fn replace_webhooks(state: &mut State, webhooks: Vec<Arc<Webhook>>) -> Vec<Arc<W
             Some(inbox) => {
                 let after = inbox.reconfigure(Arc::clone(&webhook));
                 for (delivery, outcome) in after.ended {
-                    state.dirty.report(unsent(&name, delivery, outcome));
+                    state.dirty.report(Report::unsent(&name, delivery, outcome));
                 }
                 if after.transition == Some(Transition::Resumed) {
                     resumed.push(Arc::clone(&webhook));
@@ -99,7 +99,7 @@ fn replace_webhooks(state: &mut State, webhooks: Vec<Arc<Webhook>>) -> Vec<Arc<W
         for delivery in gone.close(Outcome::Removed) {
             state
                 .dirty
-                .report(unsent(&name, delivery, Outcome::Removed));
+                .report(Report::unsent(&name, delivery, Outcome::Removed));
         }
         state.dirty.gone.push(Gone::Webhook(name));
     }

@@ -10,6 +10,7 @@ use crate::model::retry::Retry;
 use crate::model::template::{Names, Place, Spelling, Template};
 use crate::model::transport::Transport;
 use crate::model::webhook::Triggers;
+use crate::model::{Source, Write};
 
 const SPELLING: Spelling = Spelling {
     placeholders: true,
@@ -285,7 +286,7 @@ fn changes_come_in_the_order_of_the_writes_and_losses_are_counted() {
 
     for _ in 0..MAX_REPORTS + 3 {
         let ended = crate::model::webhook::tests::delivery("porch", "V1", "1");
-        let report = unsent(&"hook".parse().unwrap(), ended, Outcome::Stopped);
+        let report = Report::unsent(&"hook".parse().unwrap(), ended, Outcome::Stopped);
         world.hub.lock().dirty.report(report);
     }
     let changes = world.hub.take_changes();

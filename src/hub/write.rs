@@ -1,0 +1,250 @@
+//! What comes in: writes and events, and the webhooks they trigger.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::inbox::Aftermath;
+use super::{DeviceState, Hub, Listener, State, What};
+use crate::model::template::RenderError;
+use crate::model::webhook::{Delivery, DeliveryId, Tries, Trigger};
+use crate::model::{DeviceName, EventCode, Outcome, Pin, PinValue, Source, Webhook, Write};
+
+/// Why a write was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// There is no such device.
+    #[error("there is no device `{0}`")]
+    UnknownDevice(DeviceName),
+    /// The value is too long.
+    #[error("value of {found} bytes for {what}: at most {limit} are allowed (limits.value)")]
+    TooLong {
+        /// For which pin or event.
+        what: String,
+        /// Its bytes.
+        found: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// Too many writes.
+    #[error("more than {0} writes a second (limits.writes_per_second)")]
+    TooMany(u32),
+    /// The daemon is stopping.
+    #[error("pinhook is stopping")]
+    Stopping,
+}
+
+impl Hub {
+    /// Takes a write: remembers the value, tells observers, and the device if it
+    /// was somebody else's write, and triggers the webhooks that listen.
+    ///
+    /// # Errors
+    ///
+    /// A refused write changes nothing. Where the device made a mistake, it is
+    /// told on `diag`.
+    pub fn write(&self, write: Write, now: Instant) -> Result<(), WriteError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.is_stopping {
+            return Err(WriteError::Stopping);
+        }
+        let Some(device) = state.devices.get_mut(&write.device) else {
+            return Err(WriteError::UnknownDevice(write.device));
+        };
+        if let Err(error) = self.check(&write.pin, &write.value, device, now) {
+            return Err(self.refuse(device, error, now));
+        }
+        let Write {
+            pin, value, source, ..
+        } = write;
+        device.values.insert(pin, value.clone());
+        state.dirty.written(&write.device, pin);
+        if source == Source::App {
+            self.send(&device.device, What::Value(pin, value.clone()));
+        }
+        self.trigger(
+            state,
+            &write.device,
+            |webhook| webhook.matching(pin),
+            &value,
+            source,
+            now,
+        );
+        drop(guard);
+        self.0.news.notify_one();
+        Ok(())
+    }
+
+    /// Takes an event of a device: triggers the webhooks that listen to its code.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); an event counts as a write.
+    pub fn event(
+        &self,
+        name: &DeviceName,
+        code: &EventCode,
+        value: &PinValue,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if state.is_stopping {
+            return Err(WriteError::Stopping);
+        }
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if let Err(error) = self.check(&format_args!("event {code}"), value, device, now) {
+            return Err(self.refuse(device, error, now));
+        }
+        let matching = |webhook: &Webhook| webhook.matching_event(code);
+        self.trigger(state, name, matching, value, Source::Hardware, now);
+        drop(guard);
+        self.0.news.notify_one();
+        Ok(())
+    }
+
+    /// Hands a value to every webhook of the device that it triggers.
+    fn trigger(
+        &self,
+        state: &mut State,
+        name: &DeviceName,
+        matching: impl Fn(&Webhook) -> Option<Trigger>,
+        value: &PinValue,
+        source: Source,
+        now: Instant,
+    ) {
+        let Some(device) = state.devices.get(name) else {
+            return;
+        };
+        let triggered = |listener: &Listener| {
+            let from = listener.webhook.from;
+            let trigger = matching(&listener.webhook)?;
+            from.is_none_or(|from| from == source)
+                .then(|| (listener.clone(), trigger))
+        };
+        let triggered: Vec<_> = device.listeners.iter().filter_map(triggered).collect();
+        for (Listener { webhook, inbox }, trigger) in triggered {
+            let mut delivery = Delivery {
+                id: DeliveryId(state.next_id),
+                device: name.clone(),
+                trigger,
+                value: value.clone(),
+                source,
+                tries: Tries::default(),
+            };
+            let after = match self.holds(state, &webhook, &delivery) {
+                Ok(false) => continue,
+                Ok(true) => inbox.push(delivery, now),
+                Err(error) => {
+                    inbox.count(Outcome::RenderError);
+                    delivery.tries.error = Some(format!("when: {error}"));
+                    Aftermath {
+                        ended: vec![(delivery, Outcome::RenderError)],
+                        ..Aftermath::default()
+                    }
+                }
+            };
+            state.next_id = state.next_id.wrapping_add(1);
+            self.tell(state, &webhook, &inbox, after, 0, now);
+        }
+    }
+
+    /// Whether `when` lets the delivery be.
+    fn holds(
+        &self,
+        state: &State,
+        webhook: &Webhook,
+        delivery: &Delivery,
+    ) -> Result<bool, RenderError> {
+        let Some(when) = &webhook.when else {
+            return Ok(true);
+        };
+        match state.scope(delivery, when.uses("pins")) {
+            Some(scope) => when.holds(&Arc::new(scope)),
+            None => Ok(false),
+        }
+    }
+
+    fn check(
+        &self,
+        what: &dyn fmt::Display,
+        value: &PinValue,
+        device: &mut DeviceState,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let found = value.as_wire().len();
+        if found > self.0.value {
+            return Err(WriteError::TooLong {
+                what: what.to_string(),
+                found,
+                limit: self.0.value,
+            });
+        }
+        match device.bucket.take(now) {
+            true => Ok(()),
+            false => Err(self.too_many()),
+        }
+    }
+
+    fn too_many(&self) -> WriteError {
+        WriteError::TooMany(self.0.writes_per_second)
+    }
+
+    /// Tells the device why it is refused.
+    fn refuse(&self, device: &mut DeviceState, error: WriteError, now: Instant) -> WriteError {
+        self.diag_locked(device, &error.to_string(), now);
+        error
+    }
+
+    /// Sends the values of `pins` to their device, as an answer to `get/ds`; a
+    /// pin that was never written is left out. `None`: all pins.
+    ///
+    /// # Errors
+    ///
+    /// A request counts as a write, and is refused like one when it is too many:
+    /// it costs as many messages as the device has pins.
+    pub fn answer(
+        &self,
+        name: &DeviceName,
+        pins: Option<&[Pin]>,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let mut state = self.lock();
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if !device.bucket.take(now) {
+            return Err(self.refuse(device, self.too_many(), now));
+        }
+        let send = |(pin, value): (&Pin, &PinValue)| {
+            self.send(&device.device, What::Value(*pin, value.clone()));
+        };
+        match pins {
+            None => device.values.iter().for_each(send),
+            Some(pins) => {
+                let known = |pin| device.values.get_key_value(pin);
+                pins.iter().filter_map(known).for_each(send);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the device may write one more value, without taking it: asked before
+    /// a long message is read for nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); the device is told.
+    pub fn check_rate(&self, name: &DeviceName, now: Instant) -> Result<(), WriteError> {
+        let mut state = self.lock();
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        match device.bucket.has_one(now) {
+            true => Ok(()),
+            false => Err(self.refuse(device, self.too_many(), now)),
+        }
+    }
+}
