@@ -145,26 +145,28 @@ fn text_length(text: &str, quote: char) -> usize {
     text.len()
 }
 
-/// Digits, a fraction and an exponent; or digits of another base.
+/// Digits, a fraction and an exponent; or digits of another base. What follows
+/// directly may be a keyword, as in `1else`.
 fn number_length(text: &str) -> usize {
     let bytes = text.as_bytes();
-    let digits = |from: usize| {
-        let is_digit = |b: &&u8| b.is_ascii_alphanumeric() || **b == b'_';
-        from + bytes[from..].iter().take_while(is_digit).count()
+    let run = |from: usize, is_in: fn(&u8) -> bool| {
+        let rest = bytes.get(from..).unwrap_or_default();
+        from + rest.iter().take_while(|b| is_in(b)).count()
     };
-    let is_exponent = |end: usize| {
-        !text.starts_with("0x")
-            && !text.starts_with("0X")
-            && bytes[end - 1].eq_ignore_ascii_case(&b'e')
-            && bytes.get(end).is_some_and(|b| b"+-".contains(b))
-    };
-    let mut end = digits(0);
+    let digits = |from| run(from, |b| b.is_ascii_digit() || *b == b'_');
     let has_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    if let [b'0', b'x' | b'X' | b'b' | b'B' | b'o' | b'O', ..] = bytes {
+        return run(2, |b| b.is_ascii_hexdigit() || *b == b'_');
+    }
+    let mut end = digits(0);
     if bytes.get(end) == Some(&b'.') && has_digit(end + 1) {
         end = digits(end + 1);
     }
-    if is_exponent(end) && has_digit(end + 1) {
-        end = digits(end + 1);
+    if let Some(b'e' | b'E') = bytes.get(end) {
+        let sign = usize::from(matches!(bytes.get(end + 1), Some(b'+' | b'-')));
+        if has_digit(end + 1 + sign) {
+            end = digits(end + 1 + sign);
+        }
     }
     end
 }
@@ -422,7 +424,7 @@ impl Operand {
 
 fn finite(code: &str) -> String {
     let (before, code, after) = trimmed(code);
-    format!("{before}({code})|{FINITE}{after}")
+    format!("{before}(({code})|{FINITE}){after}")
 }
 
 /// The blanks before, the rest, and the blanks after it.
@@ -453,17 +455,24 @@ mod tests {
                 "json.in == json.not",
                 "((json.in) is pinhook_compare(\"==\", json.not))",
             ),
-            ("a + 1", "(a + 1)|pinhook_finite"),
+            ("a + 1", "((a + 1)|pinhook_finite)"),
             ("-a", "-a"),
             ("1e-5", "1e-5"),
-            ("1e999", "(1e999)|pinhook_finite"),
-            ("a - -b", "(a - -b)|pinhook_finite"),
-            ("(a * b) | raw", "((a * b)|pinhook_finite) | raw"),
-            ("'x' + a * -b ~ 'y'", "'x' + (a * -b)|pinhook_finite ~ 'y'"),
-            ("f(a, x=b / c)", "f(a, x=(b / c)|pinhook_finite)"),
+            (
+                "1if 1.5e3<0x1F else 2",
+                "1if ((1.5e3) is pinhook_compare(\"<\", 0x1F)) else 2",
+            ),
+            ("1e999", "((1e999)|pinhook_finite)"),
+            ("a - -b", "((a - -b)|pinhook_finite)"),
+            ("(a * b) | raw", "(((a * b)|pinhook_finite)) | raw"),
+            (
+                "'x' + a * -b ~ 'y'",
+                "'x' + ((a * -b)|pinhook_finite) ~ 'y'",
+            ),
+            ("f(a, x=b / c)", "f(a, x=((b / c)|pinhook_finite))"),
             (
                 "{'a < b': [1:2 // 3]}",
-                "{'a < b': [1:(2 // 3)|pinhook_finite]}",
+                "{'a < b': [1:((2 // 3)|pinhook_finite)]}",
             ),
             (
                 "a if a > b else c",
@@ -477,7 +486,7 @@ mod tests {
                 " for a, b in c if a < b ",
                 " for a, b in c if ((a) is pinhook_compare(\"<\", b)) ",
             ),
-            (" set x = a / b", " set x = (a / b)|pinhook_finite"),
+            (" set x = a / b", " set x = ((a / b)|pinhook_finite)"),
             (" endif ", " endif "),
             (" if a == b", " if ((a) is pinhook_compare(\"==\", b))"),
         ] {
