@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -72,7 +73,7 @@ impl Reloader {
         let mut current = self.config.lock().expect("no panic under this lock");
         let waiting = current.needs_restart(&config);
         let mask = mask(&config);
-        self.hub.reconfigure(routes(&config));
+        self.hub.reconfigure(routes(&config), Instant::now());
         self.mqtt.reconfigure(config.access.clone(), mask.clone());
         self.dispatch.reconfigure(&config.webhooks, mask);
         // What waits for a restart is said every time until then.
@@ -226,7 +227,7 @@ impl App {
             () = stop.cancelled() => {}
         }
         doors.cancel();
-        self.hub.stop();
+        self.hub.stop(Instant::now());
         workers.cancel();
         parts.wait_for("dispatcher").await?;
         observer.cancel();

@@ -55,6 +55,9 @@ impl Hub {
         let after = inbox.finish(delivery, ticket, &attempt, now);
         let is_over = after.ended.first().is_some_and(|(ended, _)| ended.id == id);
         self.tell(state, &inbox.webhook(), inbox, after, attempt.bytes, now);
+        if !state.leaving.is_empty() {
+            state.leaving.retain(|_, gone| gone.counts().in_flight > 0);
+        }
         drop(guard);
         self.0.news.notify_one();
         is_over
@@ -91,7 +94,7 @@ impl Hub {
     ) {
         let mut bytes = Some(bytes);
         // Who waited when the webhook stopped hears of that alone.
-        let has_stopped = after.transition.is_some();
+        let has_stopped = matches!(after.transition, Some(Transition::Stopped { .. }));
         for (delivery, outcome) in after.ended {
             let line = diag_line(&delivery, outcome);
             let line = line.filter(|_| outcome != Outcome::Stopped || !has_stopped);
@@ -115,10 +118,12 @@ impl Hub {
         if after.is_news {
             state.dirty.webhooks.insert(webhook.name.clone());
         }
-        if let Some(transition) = after.transition {
+        // Of one that has left the configuration nobody wants to know.
+        let transition = after.transition.filter(|_| !inbox.is_closed());
+        if let Some(transition) = transition {
             let line = match transition {
                 Transition::Stopped { again } => stopped_line(inbox, again),
-                Transition::Resumed => "works again, resumed".to_owned(),
+                Transition::Resumed => "resumed".to_owned(),
             };
             self.tell_all(state, webhook, &line);
             let webhook = &webhook.name;
@@ -131,7 +136,7 @@ impl Hub {
 
     /// Tells every device of a webhook that it stopped or goes on; these lines
     /// are never held back.
-    pub(super) fn tell_all(&self, state: &State, webhook: &Webhook, line: &str) {
+    fn tell_all(&self, state: &State, webhook: &Webhook, line: &str) {
         for device in &webhook.devices {
             if let Some(device) = state.devices.get(device) {
                 self.send_diag(device, format!("{}: {line}", webhook.name));
@@ -144,21 +149,20 @@ impl Hub {
     /// # Errors
     ///
     /// When there is no webhook of that name: the names that there are.
-    pub fn resume(&self, name: &str) -> Result<bool, Vec<WebhookName>> {
+    pub fn resume(&self, name: &str, now: Instant) -> Result<bool, Vec<WebhookName>> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let Some(inbox) = state.webhooks.get(name) else {
             return Err(state.webhooks.keys().cloned().collect());
         };
-        if !inbox.resume() {
+        let inbox = Arc::clone(inbox);
+        let after = inbox.resume();
+        if after.transition.is_none() {
             return Ok(false);
         }
-        let webhook = inbox.webhook();
-        self.tell_all(state, &webhook, "resumed");
-        state.dirty.webhooks.insert(webhook.name.clone());
+        self.tell(state, &inbox.webhook(), &inbox, after, 0, now);
         drop(guard);
         self.0.news.notify_one();
-        tracing::info!(webhook = %webhook.name, "resumed");
         Ok(true)
     }
 }
@@ -221,8 +225,11 @@ fn stopped_line(inbox: &Inbox, again: bool) -> String {
         .and_then(|at| at.duration_since(SystemTime::now()).ok());
     match next {
         Some(wait) => {
-            let minutes = wait.as_secs().div_ceil(60);
-            format!("{what}; tried again with the first write after {minutes} min, or resume it")
+            let wait = match wait.as_secs().max(1) {
+                seconds @ ..120 => format!("{seconds} s"),
+                seconds => format!("{} min", seconds.div_ceil(60)),
+            };
+            format!("{what}; tried again with the first write after {wait}, or resume it")
         }
         None => format!("{what} until it is resumed"),
     }

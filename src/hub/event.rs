@@ -84,16 +84,3 @@ pub struct Report {
     /// Bytes of body that were read.
     pub bytes: usize,
 }
-
-impl Report {
-    /// Of a delivery that ended without another attempt.
-    pub(super) fn unsent(webhook: &WebhookName, delivery: Delivery, outcome: Outcome) -> Report {
-        Report {
-            webhook: webhook.clone(),
-            delivery,
-            outcome,
-            elapsed: Duration::ZERO,
-            bytes: 0,
-        }
-    }
-}

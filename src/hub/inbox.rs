@@ -1,6 +1,7 @@
 //! A webhook's inbox: what waits, the gate it waits at, and the count of how
 //! deliveries ended, behind one short lock, so that the numbers always add up.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +12,7 @@ use super::event::WebhookState;
 use crate::model::gate::{Admit, Entry, Gate, State as GateState, Ticket, Transition, Verdict};
 use crate::model::pending::{Excess, Pending, Waiting};
 use crate::model::webhook::{Delivery, Tally};
-use crate::model::{Outcome, Pin, PinValue, Webhook};
+use crate::model::{DeviceName, Outcome, Pin, PinValue, Webhook};
 
 /// The inbox of one webhook.
 ///
@@ -143,9 +144,8 @@ impl Inbox {
 
     /// Puts a triggered write in. It may end by that, and so may others.
     pub fn push(&self, delivery: Delivery, now: Instant) -> Aftermath {
-        let (after, is_new) = self.lock().push(delivery, now);
-        // Otherwise it took another one's place, or has none.
-        if is_new {
+        let (after, is_in) = self.lock().push(delivery, now);
+        if is_in {
             self.bell.notify_one();
         }
         after
@@ -195,20 +195,25 @@ impl Inbox {
     }
 
     /// Takes another configuration of the webhook, and resumes it: what waits
-    /// and the clocks stay (product.md §9).
+    /// and the clocks stay (product.md §9). One that was closed is open again.
     pub fn reconfigure(&self, webhook: Arc<Webhook>) -> Aftermath {
         self.has_warned.store(false, Ordering::Relaxed);
         let mut state = self.lock();
         let before = state.seen();
-        let is_known = |device: &_| webhook.devices.contains(device);
+        state.closed = None;
+        // A list may have a thousand of them, and is asked for each that waits.
+        let devices: HashSet<&DeviceName> = webhook.devices.iter().collect();
+        let is_known = |device: &_| devices.contains(device);
         let transition = state.gate.reconfigure(webhook.limits.clone(), is_known);
-        let wanted = |delivery: &Delivery| webhook.listens_to(delivery);
-        let ended = state.pending.reconfigure(webhook.excess, wanted);
+        let is_wanted =
+            |delivery: &Delivery| is_known(&delivery.device) && webhook.on.have(&delivery.trigger);
+        let ended = state.pending.reconfigure(webhook.excess, is_wanted);
         let ended = ended.into_iter().map(|(waiting, outcome)| {
             state.outcomes.add(outcome);
             (waiting.delivery, outcome)
         });
         let ended = ended.collect();
+        drop(devices);
         state.webhook = webhook;
         if transition.is_some() {
             state.since = SystemTime::now();
@@ -223,24 +228,31 @@ impl Inbox {
         }
     }
 
-    /// Makes a stopped webhook ready again; false if it was ready.
-    pub fn resume(&self) -> bool {
+    /// Makes a stopped webhook ready again; no transition if it was ready.
+    pub fn resume(&self) -> Aftermath {
         let mut state = self.lock();
-        let is_resumed = state.gate.resume().is_some();
-        if is_resumed {
+        let transition = state.gate.resume();
+        if transition.is_some() {
             state.since = SystemTime::now();
         }
-        is_resumed
+        Aftermath {
+            transition,
+            is_news: transition.is_some(),
+            ..Aftermath::default()
+        }
     }
 
     /// Takes nothing in from here on; what waits, and what comes, ends with `outcome`.
-    pub fn close(&self, outcome: Outcome) -> Vec<Delivery> {
+    pub fn close(&self, outcome: Outcome) -> Aftermath {
         let mut state = self.lock();
         state.closed = Some(outcome);
         let ended = state.end_all(outcome);
         drop(state);
         self.bell.notify_one();
-        ended
+        Aftermath {
+            ended,
+            ..Aftermath::default()
+        }
     }
 
     /// Whether nothing can come out of it any more.
@@ -293,7 +305,8 @@ impl Inbox {
 }
 
 impl State {
-    /// What happens by it, and whether the delivery waits in a place of its own.
+    /// What happens by it, and whether the delivery was let in: even where it takes
+    /// another one's place, its line may have to wait no longer.
     fn push(&mut self, delivery: Delivery, now: Instant) -> (Aftermath, bool) {
         self.triggered += 1;
         let drops = matches!(self.excess(), Excess::Drop(_));
@@ -315,7 +328,7 @@ impl State {
             return (after, true);
         };
         self.end_waiting(waiting, outcome, now, &mut after);
-        (after, false)
+        (after, true)
     }
 
     fn excess(&self) -> Excess {
@@ -411,23 +424,24 @@ impl State {
     /// What the gate makes of a verdict.
     fn record(&mut self, ticket: Ticket, verdict: Verdict, now: Instant, after: &mut Aftermath) {
         after.transition = self.gate.record(ticket, verdict, now);
-        if after.transition.is_some() {
+        if !matches!(
+            after.transition,
+            None | Some(Transition::Stopped { again: true })
+        ) {
             self.since = SystemTime::now();
         }
         if let Some(Transition::Stopped { .. }) = after.transition {
-            let ended = self.end_all(Outcome::Stopped).into_iter();
-            after
-                .ended
-                .extend(ended.map(|delivery| (delivery, Outcome::Stopped)));
+            after.ended.extend(self.end_all(Outcome::Stopped));
         }
     }
 
-    fn end_all(&mut self, outcome: Outcome) -> Vec<Delivery> {
+    fn end_all(&mut self, outcome: Outcome) -> Vec<(Delivery, Outcome)> {
         let ended = self.pending.drain();
         for _ in &ended {
             self.outcomes.add(outcome);
         }
-        ended.into_iter().map(|waiting| waiting.delivery).collect()
+        let ended = ended.into_iter();
+        ended.map(|waiting| (waiting.delivery, outcome)).collect()
     }
 
     /// What people see.

@@ -76,6 +76,8 @@ struct Inner {
 struct State {
     devices: HashMap<DeviceName, DeviceState>,
     webhooks: BTreeMap<WebhookName, Arc<Inbox>>,
+    /// Those that left the configuration with requests in flight.
+    leaving: BTreeMap<WebhookName, Arc<Inbox>>,
     zone: TimeZone,
     owner_email: Option<Arc<str>>,
     next_id: u64,
@@ -141,6 +143,7 @@ impl Hub {
             state: Mutex::new(State {
                 devices: HashMap::new(),
                 webhooks: BTreeMap::new(),
+                leaving: BTreeMap::new(),
                 zone: routes.zone.clone(),
                 owner_email: None,
                 next_id: first_id,
@@ -153,7 +156,7 @@ impl Hub {
             writes_per_second,
             value,
         }));
-        hub.reconfigure(routes);
+        hub.reconfigure(routes, Instant::now());
         hub
     }
 
@@ -265,16 +268,14 @@ impl Hub {
     }
 
     /// Refuses writes from here on, and ends what waits as `shutdown`.
-    pub fn stop(&self) {
+    pub fn stop(&self, now: Instant) {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.is_stopping = true;
-        for inbox in state.webhooks.values() {
-            let webhook = inbox.webhook().name.clone();
-            for waited in inbox.close(Outcome::Shutdown) {
-                let report = Report::unsent(&webhook, waited, Outcome::Shutdown);
-                state.dirty.report(report);
-            }
+        let inboxes: Vec<_> = state.webhooks.values().cloned().collect();
+        for inbox in inboxes {
+            let after = inbox.close(Outcome::Shutdown);
+            self.tell(state, &inbox.webhook(), &inbox, after, 0, now);
         }
         drop(guard);
         self.0.news.notify_one();

@@ -2,26 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::{DeviceState, Gone, Hub, Inbox, Listener, Report, Routes, State};
-use crate::model::gate::Transition;
+use super::{DeviceState, Gone, Hub, Inbox, Listener, Routes, State};
 use crate::model::{Device, Outcome, Webhook};
 
 impl Hub {
     /// Takes other devices and webhooks. A device keeps its values, a webhook its
     /// waiting writes and its clocks, by its name; every stopped webhook is
     /// resumed. What waits for something that is gone ends as `removed`.
-    pub fn reconfigure(&self, routes: Routes) {
+    pub fn reconfigure(&self, routes: Routes, now: Instant) {
         let mut guard = self.lock();
         let state = &mut *guard;
         state.zone = routes.zone;
         state.owner_email = routes.owner_email;
         self.replace_devices(state, routes.devices);
-        let resumed = replace_webhooks(state, routes.webhooks);
-        for webhook in resumed {
-            self.tell_all(state, &webhook, "resumed");
-            tracing::info!(webhook = %webhook.name, "resumed");
-        }
+        self.replace_webhooks(state, routes.webhooks, now);
         drop(guard);
         self.0.news.notify_one();
     }
@@ -58,53 +54,41 @@ impl Hub {
             state.dirty.gone.push(Gone::Device(name));
         }
     }
-}
 
-/// Returns the webhooks that were stopped.
-fn replace_webhooks(state: &mut State, webhooks: Vec<Arc<Webhook>>) -> Vec<Arc<Webhook>> {
-    let mut before = std::mem::take(&mut state.webhooks);
-    let mut resumed = Vec::new();
-    let mut listeners: HashMap<_, Vec<Listener>> = HashMap::new();
-    for webhook in webhooks {
-        let name = webhook.name.clone();
-        let inbox = match before.remove(&name) {
-            Some(inbox) => {
-                let after = inbox.reconfigure(Arc::clone(&webhook));
-                for (delivery, outcome) in after.ended {
-                    state.dirty.report(Report::unsent(&name, delivery, outcome));
+    fn replace_webhooks(&self, state: &mut State, webhooks: Vec<Arc<Webhook>>, now: Instant) {
+        let mut before = std::mem::take(&mut state.webhooks);
+        let mut listeners: HashMap<_, Vec<Listener>> = HashMap::new();
+        for webhook in webhooks {
+            let name = webhook.name.clone();
+            // One that comes back before its last request is over still counts it.
+            let known = before.remove(&name).or_else(|| state.leaving.remove(&name));
+            let inbox = match known {
+                Some(inbox) => {
+                    let after = inbox.reconfigure(Arc::clone(&webhook));
+                    self.tell(state, &webhook, &inbox, after, 0, now);
+                    inbox
                 }
-                if after.transition == Some(Transition::Resumed) {
-                    resumed.push(Arc::clone(&webhook));
-                }
-                if after.is_news {
-                    state.dirty.webhooks.insert(name.clone());
-                }
-                inbox
+                None => Arc::new(Inbox::new(Arc::clone(&webhook))),
+            };
+            for device in webhook.devices.iter().collect::<HashSet<_>>() {
+                listeners.entry(device.clone()).or_default().push(Listener {
+                    webhook: Arc::clone(&webhook),
+                    inbox: Arc::clone(&inbox),
+                });
             }
-            None => {
-                state.dirty.webhooks.insert(name.clone());
-                Arc::new(Inbox::new(Arc::clone(&webhook)))
+            state.dirty.webhooks.insert(name.clone());
+            state.webhooks.insert(name, inbox);
+        }
+        for (name, gone) in before {
+            let after = gone.close(Outcome::Removed);
+            self.tell(state, &gone.webhook(), &gone, after, 0, now);
+            state.dirty.gone.push(Gone::Webhook(name.clone()));
+            if gone.counts().in_flight > 0 {
+                state.leaving.insert(name, gone);
             }
-        };
-        let devices: HashSet<_> = webhook.devices.iter().collect();
-        for device in devices {
-            listeners.entry(device.clone()).or_default().push(Listener {
-                webhook: Arc::clone(&webhook),
-                inbox: Arc::clone(&inbox),
-            });
         }
-        state.webhooks.insert(name, inbox);
-    }
-    for (name, gone) in before {
-        for delivery in gone.close(Outcome::Removed) {
-            state
-                .dirty
-                .report(Report::unsent(&name, delivery, Outcome::Removed));
+        for (name, device) in &mut state.devices {
+            device.listeners = listeners.remove(name).unwrap_or_default();
         }
-        state.dirty.gone.push(Gone::Webhook(name));
     }
-    for (name, device) in &mut state.devices {
-        device.listeners = listeners.remove(name).unwrap_or_default();
-    }
-    resumed
 }

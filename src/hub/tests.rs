@@ -286,7 +286,13 @@ fn changes_come_in_the_order_of_the_writes_and_losses_are_counted() {
 
     for _ in 0..MAX_REPORTS + 3 {
         let ended = crate::model::webhook::tests::delivery("porch", "V1", "1");
-        let report = Report::unsent(&"hook".parse().unwrap(), ended, Outcome::Stopped);
+        let report = Report {
+            webhook: "hook".parse().unwrap(),
+            delivery: ended,
+            outcome: Outcome::Stopped,
+            elapsed: Duration::ZERO,
+            bytes: 0,
+        };
         world.hub.lock().dirty.report(report);
     }
     let changes = world.hub.take_changes();
@@ -308,10 +314,10 @@ fn stopping_and_resuming_get_a_line_of_their_own() {
         ]
     );
 
-    assert_eq!(world.hub.resume("hook"), Ok(true));
-    assert_eq!(world.hub.resume("hook"), Ok(false));
+    assert_eq!(world.hub.resume("hook", world.now), Ok(true));
+    assert_eq!(world.hub.resume("hook", world.now), Ok(false));
     assert_eq!(
-        world.hub.resume("nosuch"),
+        world.hub.resume("nosuch", world.now),
         Err(vec!["hook".parse().unwrap()])
     );
     assert_eq!(world.sent(), ["porch diag hook: resumed"]);
@@ -365,7 +371,7 @@ fn a_stopping_hub_refuses_writes_and_ends_what_waits() {
     let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
     world.write("porch", "V1", "1", Source::Hardware).unwrap();
 
-    world.hub.stop();
+    world.hub.stop(world.now);
 
     let late = world.write("porch", "V1", "2", Source::Hardware);
     assert_eq!(late, Err(WriteError::Stopping));
@@ -503,7 +509,9 @@ fn a_reload_keeps_values_and_what_waits_and_ends_what_is_gone() {
         webhook("kept", &["porch", "attic"], &["V1"]),
         webhook("new", &["attic"], &["V1"]),
     ];
-    world.hub.reconfigure(routes(&["porch", "attic"], new));
+    world
+        .hub
+        .reconfigure(routes(&["porch", "attic"], new), world.now);
 
     let changes = world.hub.take_changes();
     let ended: Vec<_> = changes
@@ -561,9 +569,38 @@ fn a_reload_resumes_and_says_so() {
     world.sent();
 
     let same = vec![webhook("hook", &["porch"], &["V1"])];
-    world.hub.reconfigure(routes(&["porch", "shed"], same));
+    world
+        .hub
+        .reconfigure(routes(&["porch", "shed"], same), world.now);
 
     assert_eq!(world.sent(), ["porch diag hook: resumed"]);
     world.write("porch", "V1", "1", Source::Hardware).unwrap();
     assert_eq!(world.hub.snapshot()["hook"].waiting, 1);
+}
+
+#[test]
+fn a_webhook_that_comes_back_still_counts_its_request_in_flight() {
+    let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
+    let again = || world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    again();
+    let inbox = world.hub.inboxes().remove(0);
+    let taken = inbox.take(world.now).expect("something to deliver");
+    let devices = ["porch", "shed"];
+
+    world.hub.reconfigure(routes(&devices, vec![]), world.now);
+    let back = vec![webhook("hook", &["porch"], &["V1"])];
+    world.hub.reconfigure(routes(&devices, back), world.now);
+
+    again();
+    let back = world.hub.inboxes().remove(0);
+    assert!(back.take(world.now).is_none(), "two in flight for a device");
+    let attempt = Attempt::new(Outcome::Ok, Verdict::Success);
+    world
+        .hub
+        .deliver(&inbox, taken.delivery, taken.ticket, attempt, world.now);
+    assert!(back.take(world.now).is_some());
+
+    // Nothing is kept of one that is gone for good.
+    world.hub.reconfigure(routes(&devices, vec![]), world.now);
+    assert_eq!(world.hub.lock().leaving.len(), 1);
 }

@@ -140,7 +140,7 @@ impl Pending {
         let back = Waiting {
             delivery,
             failed: Some(failed),
-            place: line.in_flight.take().unwrap_or_default(),
+            place: line.in_flight.take().expect("it was in flight"),
             not_before: Some(at),
         };
         let refused = if line.waiting.len() >= self.excess.longest_line() {

@@ -59,6 +59,17 @@ pub enum Triggers {
     Event(EventCode),
 }
 
+impl Triggers {
+    /// Whether `trigger` is one of them.
+    pub fn have(&self, trigger: &Trigger) -> bool {
+        match (self, trigger) {
+            (Triggers::Pins(pins), Trigger::Pin(pin)) => pins.contains(pin),
+            (Triggers::Event(own), Trigger::Event(code)) => own == code,
+            _ => false,
+        }
+    }
+}
+
 impl Webhook {
     /// Whether a template of it looks up `name`.
     pub fn uses(&self, name: &str) -> bool {
@@ -92,12 +103,7 @@ impl Webhook {
 
     /// Whether it still listens to what triggered `delivery`.
     pub fn listens_to(&self, delivery: &Delivery) -> bool {
-        let is_same = match (&self.on, &delivery.trigger) {
-            (Triggers::Pins(pins), Trigger::Pin(pin)) => pins.contains(pin),
-            (Triggers::Event(own), Trigger::Event(code)) => own == code,
-            _ => false,
-        };
-        is_same && self.devices.contains(&delivery.device)
+        self.on.have(&delivery.trigger) && self.devices.contains(&delivery.device)
     }
 }
 

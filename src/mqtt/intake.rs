@@ -124,7 +124,7 @@ impl Intake {
         let principal = publisher.principal;
         let topic = &*message.topic;
         if let Some(webhook) = pins::read_resume(topic, &message.payload) {
-            self.resume(&webhook);
+            self.resume(&webhook, now);
             return Ok(Some(Reason::SUCCESS));
         }
         let Some((name, rest)) = pins::device_of(topic) else {
@@ -215,8 +215,8 @@ impl Intake {
         }
     }
 
-    fn resume(&self, webhook: &str) {
-        let result = self.hub.resume(webhook);
+    fn resume(&self, webhook: &str, now: Instant) {
+        let result = self.hub.resume(webhook, now);
         let json = pins::resume_json(webhook, &result);
         let topic = pins::topic::resume_response();
         publish_own(&self.broker, topic, json.into(), false);

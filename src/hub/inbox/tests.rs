@@ -1,5 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
 use super::super::tests::webhook;
@@ -108,7 +109,7 @@ fn a_stop_ends_what_waits_and_what_comes() {
     );
     let refused = inbox.push(delivery("d2", "V0", "3"), now);
     assert_eq!(outcomes(&refused), [("3", Outcome::Stopped)]);
-    assert!(inbox.resume());
+    assert!(inbox.resume().transition.is_some());
     assert!(inbox.push(delivery("d2", "V0", "4"), now).ended.is_empty());
 }
 
@@ -120,7 +121,7 @@ fn a_closed_inbox_ends_everything_alike() {
     let (flying, ticket) = go(&inbox, now);
     inbox.push(delivery("d0", "V0", "2"), now);
 
-    assert_eq!(inbox.close(Outcome::Shutdown).len(), 1);
+    assert_eq!(inbox.close(Outcome::Shutdown).ended.len(), 1);
 
     let late = inbox.push(delivery("d0", "V0", "3"), now);
     assert_eq!(outcomes(&late), [("3", Outcome::Shutdown)]);
@@ -446,6 +447,9 @@ impl World {
     }
 
     fn step(&mut self, number: u64, step: Step) {
+        let before = self.inbox.ready_at(self.now);
+        let has_passed = matches!(step, Step::Pass(_));
+        let _ = self.inbox.changed().now_or_never();
         match step {
             Step::Write { device, pin } => self.write(number, device, pin),
             Step::Take => self.take(),
@@ -455,6 +459,11 @@ impl World {
             Step::Reload(setting) => self.reload(setting),
             Step::Pass(ms) => self.now += ms * MS,
         }
+        // Who waits for the time that it was told must hear of an earlier one.
+        let after = self.inbox.ready_at(self.now);
+        let is_earlier = after.is_some_and(|at| before.is_none_or(|before| at < before));
+        let is_rung = self.inbox.changed().now_or_never().is_some();
+        assert!(is_rung || has_passed || !is_earlier, "nobody is woken");
         self.check();
     }
 
