@@ -151,6 +151,7 @@ impl App {
             packet: limits.packet,
             topic: limits.topic,
             subscriptions: limits.subscriptions,
+            session_queue_bytes: limits.session_queue_bytes,
         };
         let mqtt = Mqtt::new(
             hub.clone(),

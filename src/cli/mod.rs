@@ -103,13 +103,17 @@ fn fail(what: impl std::fmt::Display) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
+/// Threads for what blocks: names that are looked up, which may take long and be
+/// many, and besides them passwords and a reload, which must not wait for those.
+const BLOCKING_THREADS: usize = 16 + 8;
+
 /// The runtime of every command that needs one. One thread: the network is what
 /// takes time, and a second one makes each webhook dearer and later, since its
 /// tasks then wake each other across cores (tests/bench: CPU by a quarter, write
 /// to response by a half). Passwords are checked on threads of their own.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
-        .max_blocking_threads(8)
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
 }

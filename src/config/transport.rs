@@ -62,11 +62,16 @@ impl Transports {
 
 impl Reading<'_, '_> {
     /// How its requests travel.
-    pub fn transport(&mut self, fields: &Fields<'_>) -> Arc<Transport> {
+    ///
+    /// Time to connect ends before `timeout` does, so that what was never sent is
+    /// told apart from what was not answered.
+    pub fn transport(&mut self, fields: &Fields<'_>, timeout: Duration) -> Arc<Transport> {
         let connect_timeout = fields.get("connect_timeout");
         let connect_timeout = connect_timeout.and_then(|at| self.reader.duration(at, false));
         let mut settings = Settings {
-            connect_timeout: connect_timeout.unwrap_or(Transport::default().connect_timeout),
+            connect_timeout: connect_timeout
+                .unwrap_or(Transport::default().connect_timeout)
+                .min(timeout * 9 / 10),
             authorities: None,
             server_name: None,
             is_insecure: false,

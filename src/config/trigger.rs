@@ -87,7 +87,16 @@ pub(super) fn trigger(
         Some(at) => pins(reader, at, &devices, PIN),
     };
     let code = fields.get("event").and_then(|at| event(reader, at));
-    let from = fields.get("from").and_then(|at| from(reader, at));
+    let from = fields.get("from").and_then(|at| {
+        let from = from(reader, at);
+        if matches!(kind, Some(Kind::Event)) && from == Some(Source::App) {
+            let fault = at.fault("an event of the app side: there is none");
+            reader
+                .faults
+                .push(fault.expected("`from: hardware`, or nothing: events are the device's"));
+        }
+        from
+    });
     Trigger {
         devices,
         on: code.map_or(Triggers::Pins(pins), Triggers::Event),

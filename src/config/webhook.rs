@@ -194,13 +194,14 @@ impl<'r, 's> Reading<'r, 's> {
     fn settings(&mut self, fields: &Fields<'_>, response: &Fields<'_>) -> Settings {
         self.spell(fields);
         let request = self.request(fields);
-        let transport = self.transport(fields);
+        let timeout = fields.get("timeout");
+        let timeout = timeout.and_then(|at| self.reader.duration(at, false));
+        let timeout = timeout.unwrap_or(Duration::from_secs(10));
+        let transport = self.transport(fields, timeout);
         let response = self.response(response);
         let limits = self.limits(fields);
         let excess = self.excess(fields);
         let reader = &mut *self.reader;
-        let timeout = fields.get("timeout");
-        let timeout = timeout.and_then(|at| reader.duration(at, false));
         let success = fields.get("success").map(|at| success(reader, at));
         let retry_unsafe = fields.get("retry_unsafe");
         let is_unsafe = retry_unsafe.and_then(|at| reader.boolean(at));
@@ -212,7 +213,7 @@ impl<'r, 's> Reading<'r, 's> {
             request,
             allow_hosts: self.hosts.take(),
             transport,
-            timeout: timeout.unwrap_or(Duration::from_secs(10)),
+            timeout,
             redirects: number("redirects", 0..=20, 0) as u32,
             success: success.unwrap_or_default(),
             limits,

@@ -10,6 +10,8 @@ use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
+use super::lookup::{Found, Lookups};
+
 /// What a connection must not reach; clients are made for one of these, so that
 /// none uses a connection that was allowed by others.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -28,8 +30,8 @@ pub(super) enum Refusal {
     /// A public host sent us to it.
     #[error("a private address, which a public host may not redirect to")]
     Private,
-    /// It is never allowed where a value fills in the host.
-    #[error("a link-local or cloud metadata address, which `allow_hosts` never allows")]
+    /// It is for this machine alone: no value and no redirect may lead there.
+    #[error("a link-local or cloud metadata address, which is never allowed")]
     Metadata,
     /// It is pinhook itself.
     #[error("pinhook's own port")]
@@ -48,7 +50,7 @@ pub(super) enum LookupError {
 }
 
 /// Looks up a name.
-type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync;
+type Lookup = dyn Fn(String) -> BoxFuture<'static, Found> + Send + Sync;
 
 /// What is where, as far as the rules ask.
 #[derive(Clone)]
@@ -63,15 +65,18 @@ impl Default for World {
     /// The system's name service, and the registries of IANA.
     fn default() -> World {
         World {
-            lookup: Arc::new(|host| Box::pin(look_up(host))),
+            lookup: system(),
             is_private,
         }
     }
 }
 
-async fn look_up(host: String) -> io::Result<Vec<IpAddr>> {
-    let found = tokio::net::lookup_host((host, 0)).await?;
-    Ok(found.map(|address| address.ip()).collect())
+fn system() -> Arc<Lookup> {
+    let lookups = Lookups::of_system();
+    Arc::new(move |host| {
+        let lookups = lookups.clone();
+        Box::pin(async move { lookups.find(host).await })
+    })
 }
 
 impl Rules {
@@ -92,11 +97,16 @@ impl Rules {
     /// Whether the address that stands in `url` may be connected to; a name is
     /// judged when it is looked up.
     pub(super) fn judge_literal(self, url: &Url, world: &World) -> Result<(), Refusal> {
-        match url.host() {
-            Some(Host::Ipv4(address)) => self.judge(address.into(), world),
-            Some(Host::Ipv6(address)) => self.judge(address.into(), world),
-            _ => Ok(()),
-        }
+        literal(url).map_or(Ok(()), |address| self.judge(address, world))
+    }
+}
+
+/// The address that stands in `url`, if no name does.
+pub(super) fn literal(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(address.into()),
+        Host::Ipv6(address) => Some(address.into()),
+        Host::Domain(_) => None,
     }
 }
 
@@ -194,10 +204,14 @@ fn is_metadata(address: IpAddr) -> bool {
                 || address == Ipv4Addr::new(168, 63, 129, 16)
         }
         IpAddr::V6(address) => {
+            let [a, b, ..] = address.segments();
             address.is_unicast_link_local()
-                // Amazon, Google.
-                || address == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)
+                // Amazon has several, for machines and containers.
+                || (a, b) == (0xfd00, 0xec2)
+                // Google, Oracle, Scaleway.
                 || address == Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)
+                || address == Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)
+                || address == Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)
                 || embedded(address).is_some_and(|inner| is_metadata(inner.into()))
         }
     }
@@ -307,7 +321,10 @@ mod tests {
             ("168.63.129.16", true),
             ("fe80::1", true),
             ("fd00:ec2::254", true),
+            ("fd00:ec2::23", true),
             ("fd20:ce::254", true),
+            ("fd00:c1::a9fe:a9fe", true),
+            ("fd00:42::42", true),
             ("::ffff:169.254.169.254", true),
             ("64:ff9b::a9fe:a9fe", true),
             ("127.0.0.1", false),

@@ -11,11 +11,11 @@ use rustls::ClientConfig;
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use super::address::{Refusal, Resolver, Rules, World};
+use super::address::{Refusal, Resolver, Rules, World, literal};
 use super::explain::{Fault, SendError, Server, cause, explain, place};
 use super::proxy::Proxies;
 use super::received::Received;
-use super::redirect::{Hop, is_redirect, target};
+use super::redirect::{Hop, NoTarget, is_redirect, target};
 use super::tls;
 use crate::model::Webhook;
 use crate::model::request::{Header, Method, Request};
@@ -176,6 +176,8 @@ struct Attempt<'a> {
     followed: u32,
     /// Whether a hop was on the internet.
     was_public: bool,
+    /// The status of the response that is being read.
+    status: Option<u16>,
 }
 
 impl Client {
@@ -194,9 +196,11 @@ impl Client {
             redirected: None,
             followed: 0,
             was_public: false,
+            status: None,
         };
         let received = attempt.run(first_hop(request, id)).await;
-        received.map_err(|fault| SendError::new(fault, attempt.redirected.is_some()))
+        let is_redirected = attempt.redirected.is_some();
+        received.map_err(|fault| SendError::new(fault, is_redirected, attempt.status))
     }
 }
 
@@ -213,9 +217,13 @@ impl Attempt<'_> {
                     headers.get(LOCATION).map(|value| value.as_bytes()),
                 ) {
                     Ok(target) if self.webhook.redirects > 0 => {
-                        self.follow(status, &hop.url, &target)?;
+                        self.follow(status, &hop, &target)?;
                         hop = hop.next(status, target);
                         continue;
+                    }
+                    Err(why) if self.webhook.redirects > 0 && why != NoTarget::Missing => {
+                        let from = place(&hop.url);
+                        return Err(Fault::Misdirected { status, from, why });
                     }
                     Ok(target) => {
                         let to = place(&target);
@@ -225,7 +233,10 @@ impl Attempt<'_> {
                 }
             }
             let body = match self.webhook.success.have(status) {
-                true => self.read(response, &server).await?,
+                true => {
+                    self.status = Some(status);
+                    self.read(response, &server).await?
+                }
                 // Nobody wants it, whatever its size.
                 false => Vec::new(),
             };
@@ -261,7 +272,7 @@ impl Attempt<'_> {
         let server = Server::of(url, proxy);
         let rules = Rules {
             no_private: self.was_public,
-            no_metadata: guard.is_some(),
+            no_metadata: guard.is_some() || self.is_sent_elsewhere(url),
             no_own: (guard.is_some() || self.redirected.is_some()) && shared.is_own_port(url),
         };
         rules
@@ -283,8 +294,12 @@ impl Attempt<'_> {
             let when = "before its response was complete";
             self.explain(&error, &server, url, when)
         })?;
-        let peer = response.remote_addr().filter(|_| proxy.is_none());
-        self.was_public |= peer.is_none_or(|peer| !(shared.world.is_private)(peer.ip()));
+        let address = match proxy {
+            None => response.remote_addr().map(|peer| peer.ip()),
+            // Whom a proxy connects to it does not say; a name may be anybody's.
+            Some(_) => literal(url),
+        };
+        self.was_public |= address.is_none_or(|address| !(shared.world.is_private)(address));
         Ok((server, response))
     }
 
@@ -313,19 +328,29 @@ impl Attempt<'_> {
         }
     }
 
+    /// Whether a redirect led here from another host.
+    fn is_sent_elsewhere(&self, url: &Url) -> bool {
+        let from = self.redirected.as_ref();
+        from.is_some_and(|(_, from)| *from != place(url))
+    }
+
     /// Counts a redirect.
-    fn follow(&mut self, status: u16, from: &Url, to: &Url) -> Result<(), Fault> {
+    fn follow(&mut self, status: u16, hop: &Hop, target: &Url) -> Result<(), Fault> {
+        let (from, to) = (place(&hop.url), place(target));
         let limit = self.webhook.redirects;
         if self.followed == limit {
             return Err(Fault::TooManyRedirects {
                 status,
-                from: place(from),
-                to: place(to),
+                from,
+                to,
                 limit,
             });
         }
+        if hop.would_tell(status, target) {
+            return Err(Fault::Indiscreet { status, from, to });
+        }
         self.followed += 1;
-        self.redirected = Some((status, place(from)));
+        self.redirected = Some((status, from));
         Ok(())
     }
 
@@ -394,6 +419,7 @@ fn first_hop(request: Request, id: &str) -> Hop {
         url: request.url,
         headers,
         body: request.body,
+        is_body_private: request.is_body_private,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::address::{LookupError, Refusal};
+use super::redirect::NoTarget;
 use super::tls::Distrust;
 use crate::model::retry::Failure;
 
@@ -46,7 +47,14 @@ impl Server {
 
 /// Host and port.
 pub(super) fn place(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
+    // A third party chooses it where it redirects: longer than a name can be
+    // (RFC 1035 §2.3.4) it only fills the log.
+    let host: String = url
+        .host_str()
+        .unwrap_or_default()
+        .chars()
+        .take(253)
+        .collect();
     let port = url.port_or_known_default().unwrap_or_default();
     format!("{host}:{port}")
 }
@@ -58,6 +66,8 @@ pub(super) struct SendError {
     fault: Fault,
     /// Whether a request was sent before this one, which redirected to it.
     is_redirected: bool,
+    /// The status of the response that was being read.
+    status: Option<u16>,
 }
 
 /// What went wrong.
@@ -83,6 +93,23 @@ pub(super) enum Fault {
     /// A redirect leads to a host that is not allowed.
     #[error("{from} redirects to {to}, which `allow_hosts` does not list")]
     MisledOut {
+        status: u16,
+        from: String,
+        to: String,
+    },
+    /// A redirect leads nowhere.
+    #[error("{from} redirects, and {why}")]
+    Misdirected {
+        status: u16,
+        from: String,
+        why: NoTarget,
+    },
+    /// A redirect would take a secret to another host.
+    #[error(
+        "{from} redirects to {to} and wants the body repeated there, but it has a secret or \
+         a variable of the device in it"
+    )]
+    Indiscreet {
         status: u16,
         from: String,
         to: String,
@@ -143,21 +170,24 @@ pub(super) enum Fault {
 }
 
 impl SendError {
-    pub(super) fn new(fault: Fault, is_redirected: bool) -> SendError {
+    pub(super) fn new(fault: Fault, is_redirected: bool, status: Option<u16>) -> SendError {
         SendError {
             fault,
             is_redirected,
+            status,
         }
     }
 
-    /// The status, if the response began and nothing broke.
+    /// The status, if a response began.
     pub(super) fn status(&self) -> Option<u16> {
         match self.fault {
             Fault::TooLarge { status, .. }
             | Fault::Misled { status, .. }
             | Fault::MisledOut { status, .. }
+            | Fault::Misdirected { status, .. }
+            | Fault::Indiscreet { status, .. }
             | Fault::TooManyRedirects { status, .. } => Some(status),
-            _ => None,
+            _ => self.status,
         }
     }
 
@@ -168,10 +198,11 @@ impl SendError {
 
     /// Whether the request was refused here: the third party has nothing to do with it.
     pub(super) fn is_refused(&self) -> bool {
-        matches!(
+        let is_here = matches!(
             self.fault,
             Fault::Build(_) | Fault::Refused { .. } | Fault::Unlisted { .. }
-        )
+        );
+        is_here && !self.is_redirected
     }
 
     /// What it means for another attempt.
@@ -192,6 +223,8 @@ impl SendError {
             | Fault::Unlisted { .. }
             | Fault::Misled { .. }
             | Fault::MisledOut { .. }
+            | Fault::Misdirected { .. }
+            | Fault::Indiscreet { .. }
             | Fault::TooManyRedirects { .. }
             | Fault::Untrusted { .. }
             | Fault::Slow { .. }

@@ -3,18 +3,20 @@
 mod address;
 mod client;
 mod explain;
+mod lookup;
 mod proxy;
 mod received;
 mod redirect;
 mod tls;
 mod worker;
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::hub::{Hub, Inbox};
@@ -97,34 +99,37 @@ impl Dispatch {
     /// When a worker does.
     pub async fn run(self, stop: CancellationToken) {
         let mut workers = JoinSet::new();
-        let mut served: Vec<Arc<Inbox>> = Vec::new();
+        let mut served: HashMap<Id, Arc<Inbox>> = HashMap::new();
         self.0.bell.notify_one();
         loop {
             tokio::select! {
                 () = self.0.bell.notified() => {
-                    let inboxes = self.0.hub.inboxes();
-                    for inbox in &inboxes {
-                        if !served.iter().any(|other| Arc::ptr_eq(other, inbox)) {
-                            let worker = Worker::new(Arc::clone(&self.0), Arc::clone(inbox));
-                            workers.spawn(worker.run(stop.clone()));
-                        }
+                    let known: HashSet<_> = served.values().map(Arc::as_ptr).collect();
+                    let mut inboxes = self.0.hub.inboxes();
+                    inboxes.retain(|inbox| !known.contains(&Arc::as_ptr(inbox)));
+                    for inbox in inboxes {
+                        let worker = Worker::new(Arc::clone(&self.0), Arc::clone(&inbox));
+                        let task = workers.spawn(worker.run(stop.clone()));
+                        served.insert(task.id(), inbox);
                     }
-                    served = inboxes;
                 }
-                Some(ended) = workers.join_next() => pass_panic_on(ended),
+                Some(ended) = workers.join_next_with_id() => {
+                    served.remove(&pass_panic_on(ended));
+                }
                 () = stop.cancelled() => break,
             }
         }
-        while let Some(ended) = workers.join_next().await {
+        while let Some(ended) = workers.join_next_with_id().await {
             pass_panic_on(ended);
         }
     }
 }
 
-fn pass_panic_on(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        resume_unwind(error.into_panic());
+/// Which worker it was; nobody goes on without one that has panicked.
+fn pass_panic_on(ended: Result<(Id, ()), JoinError>) -> Id {
+    match ended {
+        Ok((id, ())) => id,
+        Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+        Err(error) => error.id(),
     }
 }

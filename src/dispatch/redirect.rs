@@ -13,6 +13,8 @@ pub(super) struct Hop {
     pub url: Url,
     pub headers: Vec<Header>,
     pub body: Option<String>,
+    /// Whether the body is for the first host alone.
+    pub is_body_private: bool,
 }
 
 /// Why a redirect leads nowhere.
@@ -46,6 +48,13 @@ pub(super) fn target(url: &Url, location: Option<&[u8]>) -> Result<Url, NoTarget
 }
 
 impl Hop {
+    /// Whether a redirect with `status` to `target` would take a secret in the body
+    /// to another host.
+    pub(super) fn would_tell(&self, status: u16, target: &Url) -> bool {
+        let is_repeated = self.body.is_some() && !becomes_get(&self.method, status);
+        is_repeated && self.is_body_private && self.url.origin() != target.origin()
+    }
+
     /// The request that a redirect with `status` to `target` asks for.
     pub(super) fn next(self, status: u16, target: Url) -> Hop {
         let Hop {
@@ -53,13 +62,9 @@ impl Hop {
             url,
             mut headers,
             mut body,
+            is_body_private,
         } = self;
-        let becomes_get = match status {
-            301 | 302 => method == Method::POST,
-            303 => method != Method::HEAD,
-            _ => false,
-        };
-        if becomes_get {
+        if becomes_get(&method, status) {
             method = Method::GET;
             body = None;
             headers.retain(|header| !is_of_the_body(&header.name));
@@ -73,7 +78,16 @@ impl Hop {
             url: target,
             headers,
             body,
+            is_body_private,
         }
+    }
+}
+
+fn becomes_get(method: &Method, status: u16) -> bool {
+    match status {
+        301 | 302 => *method == Method::POST,
+        303 => *method != Method::HEAD,
+        _ => false,
     }
 }
 
@@ -102,7 +116,29 @@ mod tests {
                 header("X-Plain", false),
             ],
             body: Some("body".to_owned()),
+            is_body_private: true,
         }
+    }
+
+    #[test]
+    fn a_body_with_a_secret_is_not_repeated_to_another_host() {
+        for (status, to, would_tell) in [
+            (307, "http://b/", true),
+            (308, "https://a/", true),
+            (307, "http://a/b", false),
+            (302, "http://b/", false),
+            (303, "http://b/", false),
+        ] {
+            let post = hop(Method::POST, "http://a/");
+            let to = to.parse().unwrap();
+
+            assert_eq!(post.would_tell(status, &to), would_tell, "{status} {to}");
+        }
+        let plain = Hop {
+            is_body_private: false,
+            ..hop(Method::POST, "http://a/")
+        };
+        assert!(!plain.would_tell(307, &"http://b/".parse().unwrap()));
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::model::{Outcome, Webhook};
 /// How long requests in flight may take to end at a shutdown (product.md §11).
 const GRACE: Duration = Duration::from_secs(4);
 
+/// Longest sentence about an error, in characters.
+const MAX_ERROR: usize = 500;
+
 /// What the worker of one webhook works with.
 pub(super) struct Worker {
     shared: Arc<Shared>,
@@ -46,16 +49,17 @@ impl Worker {
         Worker { shared, inbox }
     }
 
-    /// Sends what may be sent until told to stop, or until the webhook is gone;
-    /// then waits for the requests in flight. They all run in this one task: a
-    /// request that is due is on its way without waking another.
+    /// Sends what may be sent until the webhook is gone and its last request with
+    /// it, or until told to stop; then requests in flight get some time to end.
+    /// They all run in this one task: a request that is due is on its way without
+    /// waking another.
     pub(super) async fn run(self, stop: CancellationToken) {
         let worker = Arc::new(self);
         let in_flight = &worker.shared.in_flight;
         let mut leave = PollSemaphore::new(Arc::clone(in_flight));
         let mut requests = FuturesUnordered::new();
         let mut setup: Option<Arc<Setup>> = None;
-        while !worker.inbox.is_closed() {
+        while !worker.inbox.is_closed() || !requests.is_empty() {
             let now = Instant::now();
             let ready_at = worker.inbox.ready_at(now);
             let is_ready = ready_at.is_some_and(|at| at <= now);
@@ -79,11 +83,6 @@ impl Worker {
             }
         }
         let drain = async { while requests.next().await.is_some() {} };
-        tokio::pin!(drain);
-        tokio::select! {
-            () = &mut drain => return,
-            () = stop.cancelled() => {}
-        }
         // What is still in flight then is dropped, which ends it as `shutdown`.
         let _ = timeout(GRACE, drain).await;
     }
@@ -190,7 +189,9 @@ impl Sending {
         let Worker { shared, inbox } = &*self.worker;
         if let Some(error) = &mut delivery.tries.error {
             let mask = shared.mask.lock().expect("no panic under this lock");
-            *error = mask.apply(error).into_owned();
+            let masked = mask.apply(error);
+            // Third parties have a word in it, and it goes to log and topics.
+            *error = masked.chars().take(MAX_ERROR).collect();
         }
         let wait = attempt
             .retry
@@ -241,7 +242,12 @@ fn receive(
         ..Attempt::new(outcome, verdict)
     };
     if !webhook.success.have(status) {
-        delivery.tries.error = Some(format!("the service returned {}", received.status_text()));
+        let who = match status {
+            // RFC 9110 §15.5.8: that is never the service itself.
+            407 => "the proxy",
+            _ => "the service",
+        };
+        delivery.tries.error = Some(format!("{who} returned {}", received.status_text()));
         let hold = received
             .retry_after()
             .filter(|_| retry::is_temporary(status));
@@ -292,7 +298,7 @@ fn fail(webhook: &Webhook, error: &SendError, delivery: &mut Delivery) -> Attemp
         // Here, before it was a request.
         delivery.tries.made = delivery.tries.made.saturating_sub(1);
     }
-    delivery.tries.status = error.status().or(delivery.tries.status);
+    delivery.tries.status = error.status();
     delivery.tries.error = Some(error.to_string());
     let (outcome, verdict) = match error {
         _ if error.is_too_large() => (Outcome::TooLarge, Verdict::Success),

@@ -218,6 +218,7 @@ fn stopped_line(inbox: &Inbox, again: bool) -> String {
     let state = inbox.state();
     let what = match again {
         true => "still fails and stays stopped".to_owned(),
+        false if state.failures == 1 => "stopped after a failure".to_owned(),
         false => format!("stopped after {} failures in a row", state.failures),
     };
     let next = state

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Longest line, in characters: one that still fits a small board's buffer.
-const MAX_LINE: usize = 160;
+const MAX_LINE: usize = 200;
 
 /// Lets one line a second through, and counts what came in between.
 #[derive(Debug, Default)]

@@ -31,6 +31,8 @@ impl Mask {
             texts.push(form);
             texts.push(STANDARD_NO_PAD.encode(secret));
             texts.push(URL_SAFE_NO_PAD.encode(secret));
+            // The host of a URL is shown in lower case.
+            texts.push(secret.to_lowercase());
             texts.push(secret.to_owned());
         }
         // A secret that holds another must go first.
@@ -64,6 +66,7 @@ mod tests {
             "a *** b *** c *** d *** e short"
         );
         assert_eq!(mask.apply("pass word/1 and more!"), "***!");
+        assert_eq!(Mask::new(["MyTunnel"]).apply("mytunnel.test"), "***.test");
         assert!(matches!(mask.apply("nothing"), Cow::Borrowed(_)));
     }
 }

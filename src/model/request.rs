@@ -99,6 +99,25 @@ pub enum BodyTemplate {
 }
 
 impl BodyTemplate {
+    fn templates(&self) -> Vec<&Template> {
+        let mut all = Vec::new();
+        match self {
+            BodyTemplate::Empty => {}
+            BodyTemplate::Text(text) => all.push(text),
+            BodyTemplate::Json(tree) => tree.collect(&mut all),
+            BodyTemplate::Form(fields) => all.extend(fields.iter().map(|(_, value)| value)),
+        }
+        all
+    }
+
+    fn is_private(&self) -> bool {
+        let in_tree = match self {
+            BodyTemplate::Json(tree) => tree.uses("device.vars"),
+            _ => false,
+        };
+        in_tree || self.templates().into_iter().any(is_private)
+    }
+
     /// Its Content-Type where the webhook configures none.
     fn content_type(&self) -> Option<&'static str> {
         match self {
@@ -164,6 +183,8 @@ pub struct Request {
     pub headers: Vec<Header>,
     /// Its body.
     pub body: Option<String>,
+    /// Whether the body is for this host alone.
+    pub is_body_private: bool,
 }
 
 /// A header of a request.
@@ -221,8 +242,9 @@ impl RequestTemplate {
             return Err(at("url")(RenderError::Scheme(url.scheme().to_owned())));
         }
         if allow_hosts.is_some_and(|hosts| !hosts.allow(&url)) {
-            let host = url.host_str().unwrap_or_default().to_owned();
-            return Err(at("url")(RenderError::Host(host)));
+            let host = url.host_str().unwrap_or_default();
+            let port = url.port_or_known_default().unwrap_or_default();
+            return Err(at("url")(RenderError::Host(format!("{host}:{port}"))));
         }
         let mut headers = Vec::with_capacity(self.headers.len() + 1);
         for (name, template) in &self.headers {
@@ -232,7 +254,7 @@ impl RequestTemplate {
                 return Err(part()(RenderError::Control));
             }
             headers.push(Header {
-                is_private: template.has_secret() || is_credential(name),
+                is_private: is_private(template) || is_credential(name),
                 name: name.clone(),
                 value,
             });
@@ -277,6 +299,7 @@ impl RequestTemplate {
             url,
             headers,
             body,
+            is_body_private: self.body.is_private(),
         })
     }
 
@@ -284,12 +307,7 @@ impl RequestTemplate {
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         let mut all = vec![&self.url];
         all.extend(self.headers.iter().map(|(_, value)| value));
-        match &self.body {
-            BodyTemplate::Empty => {}
-            BodyTemplate::Text(text) => all.push(text),
-            BodyTemplate::Json(tree) => tree.collect(&mut all),
-            BodyTemplate::Form(fields) => all.extend(fields.iter().map(|(_, value)| value)),
-        }
+        all.extend(self.body.templates());
         all.into_iter()
     }
 
@@ -368,6 +386,12 @@ fn within<T>(path: &mut String, step: &str, inner: impl FnOnce(&mut String) -> T
     let result = inner(path);
     path.truncate(length);
     result
+}
+
+/// Whether what a template renders is for one host alone: a `${NAME}` stands in it,
+/// or a variable of the device, which may be one.
+fn is_private(template: &Template) -> bool {
+    template.has_secret() || template.uses("device.vars")
 }
 
 /// Whether a header of this name lets somebody in.

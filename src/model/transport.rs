@@ -151,10 +151,10 @@ impl FromStr for HostRule {
             (Host::Ipv4(address), false) => HostPattern::Address(address.into()),
             (Host::Ipv6(address), false) => HostPattern::Address(address.into()),
         };
-        // A port that is the scheme's own is not kept by the parser.
-        let port = match rest.ends_with(":80") {
-            true => Some(80),
-            false => url.port(),
+        // The parser does not keep a port that is the scheme's own.
+        let port = match rest.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => Some(port.parse().map_err(|_| NoHost)?),
+            _ => None,
         };
         Ok(HostRule { host, port })
     }
@@ -215,6 +215,9 @@ mod tests {
             ("api.example.org:8080", "http://api.example.org/", false),
             ("api.example.org:80", "http://api.example.org/", true),
             ("api.example.org:80", "https://api.example.org/", false),
+            ("api.example.org:0080", "http://api.example.org:81/", false),
+            ("api.example.org:443", "https://api.example.org/", true),
+            ("[fd00::1]:80", "http://[fd00::1]:99/", false),
             ("*.example.org", "http://a.b.example.org/", true),
             ("*.example.org", "http://example.org/", false),
             ("*.example.org", "http://evilexample.org/", false),
@@ -246,6 +249,8 @@ mod tests {
             "a b",
             "a@b",
             "a:99999",
+            "a:",
+            "[fd00::1]:",
             "10.0.0.0/33",
             "x/8",
             "*.10.0.0.1",

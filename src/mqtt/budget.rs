@@ -24,16 +24,24 @@ pub struct Budget {
     maximum_packet: Option<NonZeroU32>,
     /// Of the last `info/mcu`; 0: there was none.
     rxbuff: AtomicUsize,
+    /// What its session's queue can hold, whatever the device takes, in bytes.
+    most: usize,
 }
 
 impl Budget {
     /// A budget of which nothing is known but the CONNECT.
-    pub fn new(version: Version, is_mounted: bool, maximum_packet: Option<NonZeroU32>) -> Budget {
+    pub fn new(
+        version: Version,
+        is_mounted: bool,
+        maximum_packet: Option<NonZeroU32>,
+        most: usize,
+    ) -> Budget {
         Budget {
             version,
             is_mounted,
             maximum_packet,
             rxbuff: AtomicUsize::new(0),
+            most,
         }
     }
 
@@ -80,9 +88,11 @@ impl Budget {
 
 impl Room for Budget {
     fn check(&self, device: &Device, pin: Pin, value: &PinValue) -> Result<(), Misfit> {
-        let Some(limit) = self.limit(device.max_message) else {
+        let limit = self.limit(device.max_message);
+        if limit.is_none() && value.as_wire().len() < self.most / 2 {
             return Ok(());
-        };
+        }
+        let limit = limit.unwrap_or(self.most).min(self.most);
         let size = self.downlink_size(device, pin, value);
         match size > limit {
             true => Err(Misfit { size, limit }),
@@ -106,6 +116,19 @@ mod tests {
         }
     }
 
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn what_its_queue_cannot_hold_does_not_fit() {
+        let budget = Budget::new(Version::V311, true, None, 1000);
+        let pin = "V5".parse().unwrap();
+        let check =
+            |length| budget.check(&device(None), pin, &PinValue::from(&*"x".repeat(length)));
+
+        assert_eq!(check(979), Ok(()));
+        assert!(matches!(check(980), Err(Misfit { limit: 1000, .. })));
+    }
+
     #[test]
     fn the_smallest_of_what_is_known_counts() {
         for (connect, rxbuff, configured, limit) in [
@@ -117,7 +140,7 @@ mod tests {
             (Some(300), Some(100), Some(200), Some(100)),
             (Some(200), Some(300), Some(100), Some(100)),
         ] {
-            let budget = Budget::new(Version::V5, true, connect.and_then(NonZeroU32::new));
+            let budget = Budget::new(Version::V5, true, connect.and_then(NonZeroU32::new), MIB);
             if let Some(rxbuff) = rxbuff.and_then(NonZeroUsize::new) {
                 budget.set_rxbuff(rxbuff);
             }
@@ -128,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_later_rxbuff_replaces_the_earlier_one() {
-        let budget = Budget::new(Version::V311, true, None);
+        let budget = Budget::new(Version::V311, true, None, MIB);
 
         for bytes in [256, 1024, 100] {
             budget.set_rxbuff(NonZeroUsize::new(bytes).unwrap());
@@ -149,7 +172,7 @@ mod tests {
             (Version::V311, true, "V5", 110, 3 + 2 + 14 + 2 + 110),
             (Version::V5, true, "V5", 1460, 3 + 2 + 14 + 2 + 1 + 1460),
         ] {
-            let budget = Budget::new(version, is_mounted, None);
+            let budget = Budget::new(version, is_mounted, None, MIB);
             let value = PinValue::from(&*"x".repeat(value));
             let pin = pin.parse().unwrap();
 

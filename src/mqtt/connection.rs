@@ -219,6 +219,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                     connect.version,
                     *is_mounted,
                     maximum,
+                    shared.settings.session_queue_bytes,
                 ))
             }
             Principal::User(_) => None,

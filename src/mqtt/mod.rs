@@ -36,6 +36,8 @@ pub struct Settings {
     pub topic: usize,
     /// Subscriptions a session may have.
     pub subscriptions: usize,
+    /// What a session's queue holds, in bytes: no longer message gets through.
+    pub session_queue_bytes: usize,
 }
 
 /// The MQTT front end; cheap to clone.

@@ -638,9 +638,7 @@ webhooks:
 
     let lines: Vec<_> = others.iter().map(Message::text).collect();
     assert!(
-        lines
-            .iter()
-            .any(|line| line == "failing: resumed"),
+        lines.iter().any(|line| line == "failing: resumed"),
         "{lines:?}"
     );
     assert_eq!(service.request().await.target, "/bad");

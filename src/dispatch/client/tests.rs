@@ -74,6 +74,7 @@ fn get(url: &str) -> Request {
         url: url.parse().unwrap(),
         headers: Vec::new(),
         body: None,
+        is_body_private: false,
     }
 }
 

@@ -197,6 +197,7 @@ mod tests {
             packet: 1024,
             topic: 256,
             subscriptions: 100,
+            session_queue_bytes: 1 << 20,
         };
         Mqtt::new(hub, broker, access, Mask::default(), settings)
     }

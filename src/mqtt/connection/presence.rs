@@ -7,8 +7,12 @@ use std::sync::Arc;
 use super::super::budget::{Budget, PUB_SUB_CLIENT};
 use super::super::codec::EncodeError;
 use super::super::packet::Version;
+use crate::broker::MESSAGE_OVERHEAD;
 use crate::hub::{Attachment, Hub};
 use crate::model::DeviceName;
+
+/// More than the topic of a downlink can take, in bytes: names are short.
+const LONGEST_TOPIC: usize = 320;
 
 /// A device's connection as the hub knows it, until it is dropped.
 pub(super) struct Presence {
@@ -27,8 +31,10 @@ impl Presence {
         version: Version,
         is_mounted: bool,
         maximum_packet: Option<NonZeroU32>,
+        session_queue_bytes: usize,
     ) -> Presence {
-        let budget = Arc::new(Budget::new(version, is_mounted, maximum_packet));
+        let most = session_queue_bytes.saturating_sub(MESSAGE_OVERHEAD + LONGEST_TOPIC);
+        let budget = Arc::new(Budget::new(version, is_mounted, maximum_packet, most));
         Presence {
             name: name.clone(),
             _attachment: hub.attach(name, Arc::<Budget>::clone(&budget)),
