@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use minijinja::value::Value;
 use minijinja::{Error, ErrorKind, Output, State};
 
-use super::{Place, RenderError};
+use super::super::PinValue;
+use super::{Place, RenderError, scan};
 
 /// What the engine writes for an empty value: it does not report gaps that
 /// wrote nothing, and an empty value outside quotes in JSON must become `""`.
@@ -18,18 +19,25 @@ pub(super) fn write_gap(out: &mut Output, _: &mut State, value: &Value) -> Resul
     if value.is_undefined() {
         return Err(Error::from(ErrorKind::UndefinedError));
     }
-    if value.is_none() {
-        return out.write_str("null").map_err(Error::from);
-    }
-    match value.as_str() {
-        Some(text) if text.chars().all(|c| c == EMPTY) => write!(out, "{text}{EMPTY}"),
-        Some(text) => out.write_str(text),
-        None => match bool::try_from(value.clone()) {
-            Ok(truth) => write!(out, "{truth}"),
-            Err(_) => write!(out, "{value}"),
-        },
+    match text(value) {
+        text if text.chars().all(|c| c == EMPTY) => write!(out, "{text}{EMPTY}"),
+        text => out.write_str(&text),
     }
     .map_err(Error::from)
+}
+
+/// The text of a value in a gap.
+pub(super) fn text(value: &Value) -> Cow<'_, str> {
+    if value.is_none() {
+        return "null".into();
+    }
+    match value.as_str() {
+        Some(text) => text.into(),
+        None => match bool::try_from(value.clone()) {
+            Ok(truth) => truth.to_string().into(),
+            Err(_) => value.to_string().into(),
+        },
+    }
 }
 
 /// The value of a gap, from what the engine wrote for it.
@@ -89,9 +97,14 @@ fn outside_groups(expression: &str) -> String {
     outside
 }
 
+/// Most texts fit in this many bytes, and need not be moved while they grow.
+const ROOM: usize = 128;
+
 /// A finished text in the making.
 pub(super) struct Filled {
     place: Place,
+    /// Whether values are escaped for the place.
+    escape: bool,
     text: String,
     /// In JSON: whether the next character stands inside quotes.
     in_string: bool,
@@ -100,10 +113,11 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    pub(super) fn new(place: Place) -> Filled {
+    pub(super) fn new(place: Place, escape: bool) -> Filled {
         Filled {
             place,
-            text: String::new(),
+            escape,
+            text: String::with_capacity(ROOM),
             in_string: false,
             is_escaped: false,
         }
@@ -129,8 +143,32 @@ impl Filled {
         }
     }
 
-    /// Appends a value, escaped for the place.
+    /// Appends a value.
     pub(super) fn push_value(&mut self, value: &str) {
+        match self.escape {
+            true => self.push_escaped(value),
+            false => self.push_literal(value),
+        }
+    }
+
+    /// Appends what `${NAME}` stands for. In a URL it is the owner's own text.
+    pub(super) fn push_secret(&mut self, secret: &str) {
+        match self.place {
+            Place::Url => self.push_literal(secret),
+            _ => self.push_value(secret),
+        }
+    }
+
+    /// Appends the text of `value` that `/pin[n]/` means, or the placeholder.
+    pub(super) fn push_part(&mut self, index: usize, value: &PinValue, is_in_origin: bool) {
+        match value.blynk_parts().nth(index) {
+            Some(part) if is_in_origin => self.push_literal(part),
+            Some(part) => self.push_value(part),
+            None => self.push_literal(&scan::placeholder(index, self.place)),
+        }
+    }
+
+    fn push_escaped(&mut self, value: &str) {
         match self.place {
             Place::Text => self.text.push_str(value),
             Place::Url => push_percent(&mut self.text, value),
@@ -150,7 +188,7 @@ impl Filled {
     /// Appends a value that a filter has encoded for the place.
     pub(super) fn push_encoded(&mut self, value: &str) {
         if self.place == Place::Json && self.in_string {
-            self.push_value(value);
+            self.push_escaped(value);
         } else {
             self.text.push_str(value);
         }
@@ -214,8 +252,18 @@ pub(super) fn dot_segment(url: &str) -> Option<String> {
     let rest = &url[authority..];
     let path = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];
     let is_dots = |segment: &&str| {
-        let plain = segment.replace("%2e", ".").replace("%2E", ".");
-        plain == "." || plain == ".."
+        let mut rest = *segment;
+        let mut dots = 0;
+        let dot = |text: &str| {
+            [".", "%2e", "%2E"]
+                .iter()
+                .find_map(|dot| Some(text.strip_prefix(dot)?.len()))
+        };
+        while let Some(left) = dot(rest) {
+            rest = &rest[rest.len() - left..];
+            dots += 1;
+        }
+        rest.is_empty() && (dots == 1 || dots == 2)
     };
     path.split(['/', '\\'])
         .skip(1)

@@ -132,7 +132,8 @@ fn is_word(character: char) -> bool {
     character.is_alphanumeric() || character == '_'
 }
 
-fn text_length(text: &str, quote: char) -> usize {
+/// How long the text in quotes is that `text` begins with.
+pub(super) fn text_length(text: &str, quote: char) -> usize {
     let mut is_escaped = false;
     for (at, character) in text.char_indices().skip(1) {
         match character {

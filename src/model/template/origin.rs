@@ -67,6 +67,8 @@ impl Origin {
                 (_, part) => origin.parts.push(part),
             }
         }
+        // It is kept for as long as the configuration.
+        origin.parts.shrink_to_fit();
         origin.check_dots(scanned)?;
         origin.checked()
     }

@@ -89,7 +89,7 @@ pub(super) enum Piece {
 }
 
 /// Gaps that stand for what the engine does not know: it shows a star for them
-/// and [`super::Gaps`] puts in the rest.
+/// and [`super::engine`] puts in the rest.
 const MARKER: &str = "pinhook_";
 const SECRET: &str = "pinhook_secret_";
 const PART: &str = "pinhook_part_";
@@ -155,6 +155,7 @@ pub(super) fn scan(text: &Text, placeholders: bool) -> Result<Scanned, TemplateE
                 None => {
                     if let Some(opened) = Inside::open(rest) {
                         taken = 2;
+                        scanned.part_from_brace('{');
                         scanned.source.push_str(&rest[..2]);
                         inside = Some(opened);
                     } else if let Some((gap, length)) = blynk(rest).filter(|_| placeholders) {
@@ -265,6 +266,7 @@ fn blynk(rest: &str) -> Option<(String, usize)> {
 
 impl Scanned {
     fn push_literal(&mut self, character: char) {
+        self.part_from_brace(character);
         self.source.push(character);
         if let Some(Piece::Literal(text)) = self.pieces.last_mut() {
             text.push(character);
@@ -272,6 +274,18 @@ impl Scanned {
             self.ends.push(self.source.len());
         } else {
             self.push_piece(Piece::Literal(character.into()));
+        }
+    }
+
+    /// Keeps the engine from reading a brace at the end of the text together with
+    /// what comes `next`: the gap of a placeholder or `${NAME}`, or a text that
+    /// was not beside it in the file.
+    fn part_from_brace(&mut self, next: char) {
+        let is_delimiter = matches!(next, '{' | '%' | '#') && self.source.ends_with('{');
+        if let (true, 0, Some(end)) = (is_delimiter, self.catching, self.ends.last_mut()) {
+            self.source.pop();
+            self.source.push_str("{% raw %}{{% endraw %}");
+            *end = self.source.len();
         }
     }
 
@@ -286,6 +300,7 @@ impl Scanned {
         if self.catching > 0 {
             return Err(TemplateError::InBlock);
         }
+        self.part_from_brace('{');
         self.source.push_str("{{");
         self.source.push_str(expression);
         self.source.push_str("}}");
@@ -314,14 +329,22 @@ impl Scanned {
         Ok(())
     }
 
+    /// The pieces, and how they are written in the source.
+    pub fn written(&self) -> impl Iterator<Item = (&Piece, &str)> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        let sources = starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.source[*start..*end]);
+        self.pieces.iter().zip(sources)
+    }
+
     /// The source with the code of gaps and blocks guarded, and where its first
     /// `pieces` pieces end in it.
     pub fn guarded(&self, pieces: usize) -> (String, usize) {
         let mut guarded = String::with_capacity(self.source.len());
-        let (mut start, mut first) = (0, 0);
+        let mut first = 0;
         let mut is_raw = false;
-        for (at, (piece, end)) in self.pieces.iter().zip(&self.ends).enumerate() {
-            let source = &self.source[start..*end];
+        for (at, (piece, source)) in self.written().enumerate() {
             let word = match piece {
                 Piece::Block(code) => first_word(code),
                 _ => None,
@@ -337,7 +360,6 @@ impl Scanned {
                 }
                 _ => guarded.push_str(source),
             }
-            start = *end;
             if at < pieces {
                 first = guarded.len();
             }

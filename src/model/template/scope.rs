@@ -78,7 +78,13 @@ impl Response {
 
 impl Object for Scope {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let name = key.as_str()?;
+        self.look_up(key.as_str()?)
+    }
+}
+
+impl Scope {
+    /// What `name` stands for; nothing if that is undefined.
+    pub(super) fn look_up(self: &Arc<Self>, name: &str) -> Option<Value> {
         let response = self.response.as_ref();
         Some(match name {
             "value" => Value::from(self.value.commas().into_owned()),
@@ -104,9 +110,7 @@ impl Object for Scope {
             _ => return None,
         })
     }
-}
 
-impl Scope {
     fn timestamp(&self) -> Option<jiff::Timestamp> {
         jiff::Timestamp::try_from(self.now).ok()
     }
@@ -134,7 +138,7 @@ impl Object for Typed {
                 scope: Arc::clone(scope),
                 reads_numbers: true,
             })),
-            _ => scope.get_value(key),
+            name => scope.look_up(name),
         }
     }
 }

@@ -2,6 +2,7 @@ mod condition;
 mod hostile;
 mod number;
 mod origin;
+mod path;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -472,9 +473,17 @@ fn a_misspelt_name_is_found_when_it_is_parsed() {
 #[test]
 fn what_cannot_be_filled_in_says_why() {
     for (template, value, says) in [
-        ("{{ values[3] }}", "1", "undefined value"),
-        ("{{ pins.V9 }}", "", "undefined value"),
-        ("{{ device.vars.nosuch }}", "", "undefined value"),
+        (
+            "{{ values[3] }}",
+            "1",
+            "`values[3]`: the value has only 1 text",
+        ),
+        ("{{ pins.V9 }}", "", "`pins.V9` was never written"),
+        (
+            "{{ device.vars.nosuch }}",
+            "",
+            "`device.vars.nosuch` is undefined",
+        ),
         (
             "{% for i in range(100000) %}{{ i }}{% endfor %}",
             "",
@@ -605,7 +614,7 @@ fn an_event_has_a_name_and_no_pin_and_a_pin_no_event() {
     assert_eq!(fill("{{ event }} {{ value }}", &event).unwrap(), "door 5");
     assert_eq!(
         fill("{{ pin }}", &event).unwrap_err().to_string(),
-        "undefined value"
+        "`pin` is undefined"
     );
     assert_eq!(fill("{{ pin }}", &pin).unwrap(), "V5");
     assert!(fill("{{ event }}", &pin).is_err());

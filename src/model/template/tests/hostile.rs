@@ -11,7 +11,7 @@ use super::super::super::response::{ResponseRule, ResponseTarget};
 use super::*;
 
 /// Values of every kind that ever broke a template somewhere.
-fn nasty() -> impl Strategy<Value = String> {
+pub(super) fn nasty() -> impl Strategy<Value = String> {
     let fragment = prop_oneof![
         any::<char>().prop_map(String::from),
         proptest::sample::select(vec![
@@ -430,9 +430,9 @@ fn a_response_that_is_no_json_says_so() {
             .contains("recursion limit exceeded")
     );
     for (body, says) in [
-        ("[1]", "undefined value"),
-        ("1", "undefined value"),
-        ("null", "undefined value"),
+        ("[1]", "`json.a` is undefined"),
+        ("1", "`json.a` is undefined"),
+        ("null", "`json.a` is undefined"),
     ] {
         assert_eq!(lookup(body), Err(says.to_owned()), "{body}");
     }

@@ -1,5 +1,7 @@
+use minijinja::Environment;
 use proptest::prelude::*;
 
+use super::super::engine::ENGINE;
 use super::*;
 
 fn eval(text: &str, value: &str) -> Result<String, String> {
@@ -53,8 +55,12 @@ fn what_is_no_finite_number_is_an_error() {
         ("{{ pins.V6 | float }}", "", "`wet` is no number"),
         ("{{ device.vars.lat | float }}", "", "the text is no number"),
         ("{{ value | upper | int }}", "on", "the text is no number"),
-        ("{{ pins.V9 | int }}", "", "undefined value"),
-        ("{{ pins.V9 | float(0) }}", "", "undefined value"),
+        ("{{ pins.V9 | int }}", "", "`pins.V9` was never written"),
+        (
+            "{{ pins.V9 | float(0) }}",
+            "",
+            "`pins.V9` was never written",
+        ),
         (
             "{{ value | float * 10 }}",
             "1e308",
