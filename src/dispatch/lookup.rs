@@ -120,15 +120,16 @@ mod tests {
         }
     }
 
-    async fn until_held(count: usize) {
+    async fn until(what: &str, is_so: impl Fn() -> bool) {
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while HELD.0.lock().unwrap().len() != count {
-            assert!(
-                std::time::Instant::now() < deadline,
-                "not {count} at a time"
-            );
+        while !is_so() {
+            assert!(std::time::Instant::now() < deadline, "not {what}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    fn held() -> usize {
+        HELD.0.lock().unwrap().len()
     }
 
     #[tokio::test]
@@ -145,7 +146,7 @@ mod tests {
         for found in futures_util::future::join_all(same).await {
             assert!(found.is_err());
         }
-        until_held(1).await;
+        until("one", || held() == 1).await;
         assert_eq!(lookups.0.places.available_permits(), MOST - 1);
         assert!(lookups.find("somebody".to_owned()).await.is_ok());
 
@@ -155,12 +156,12 @@ mod tests {
             .map(|find| tokio::time::timeout(Duration::from_millis(50), find))
             .collect();
         futures_util::future::join_all(own).await;
-        until_held(MOST).await;
+        until("as many as may", || held() == MOST).await;
         assert_eq!(lookups.0.places.available_permits(), 0);
 
         HELD.0.lock().unwrap().clear();
         HELD.1.notify_all();
         assert!(lookups.find("somebody".to_owned()).await.is_ok());
-        assert_eq!(lookups.running().len(), 0);
+        until("all over", || lookups.running().is_empty()).await;
     }
 }

@@ -55,6 +55,7 @@ fn mqtt(logins: &[Login]) -> Mqtt {
         packet: 1024,
         topic: 256,
         subscriptions: 100,
+        session_queue_bytes: 1 << 20,
     };
     Mqtt::new(
         hub,

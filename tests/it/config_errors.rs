@@ -299,7 +299,7 @@ fn equal_transports_are_one() {
 #[test]
 fn every_setting_of_a_webhook_is_read() {
     let text = "devices:\n  porch: {token: 0123456789abcdef, max_message: 256B}\nwebhooks:\n  a:\n\
-        \x20   device: porch\n    event: boot\n    from: [app]\n    url: 'http://h/'\n\
+        \x20   device: porch\n    event: boot\n    from: [hardware]\n    url: 'http://h/'\n\
         \x20   redirects: 3\n    success: [200, 500-502]\n    per: webhook\n    excess: drop\n\
         \x20   queue: 7\n    retry: 2\n    retry_unsafe: true\n    auth: {bearer: x}\n\
         \x20   response: {to: V1, keep: true}\n\
@@ -314,7 +314,7 @@ fn every_setting_of_a_webhook_is_read() {
         panic!("two webhooks")
     };
     assert_eq!(a.on, Triggers::Event("boot".parse().unwrap()));
-    assert_eq!(a.from, Some(Source::App));
+    assert_eq!(a.from, Some(Source::Hardware));
     assert_eq!(
         (a.redirects, &a.success),
         (3, &Statuses(vec![200..=200, 500..=502]))

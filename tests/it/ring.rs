@@ -344,7 +344,7 @@ async fn what_goes_wrong_is_an_outcome_and_a_line_for_the_device() {
         (
             format!("{}/", cut.host()),
             "failed",
-            Value::Null,
+            json!(200),
             format!("{} broke off", cut.host()),
         ),
         (

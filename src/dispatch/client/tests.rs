@@ -279,7 +279,7 @@ async fn a_proxy_with_a_scheme_of_its_own_is_refused_at_the_start() {
 async fn webhooks_with_one_transport_share_its_connections() {
     let peer = Peer::start(|_| ok("")).await;
     let mut clients = clients();
-    for keys in ["timeout: 3s", "timeout: 4s"] {
+    for keys in ["timeout: 8s", "timeout: 9s"] {
         let webhook = webhook(keys);
         let client = clients.get(&webhook.transport).unwrap();
         client
