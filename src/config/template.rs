@@ -108,6 +108,11 @@ impl Reading<'_, '_> {
             self.reader.warnings.push((at.place(), says));
         }
         self.check_names(at, filled, |name| template.uses(name), template.pins());
+        // Where a variable names the server, that is looked at with the URL.
+        let names_server = |device: &&Arc<Device>| template.check_origin(device).is_err();
+        if !self.devices.iter().any(|device| names_server(&device)) {
+            self.check_vars(at, filled, template.vars());
+        }
         Some(template)
     }
 
@@ -137,7 +142,32 @@ impl Reading<'_, '_> {
         };
         let uses = |name: &str| condition.uses(name);
         self.check_names(at, &filled, uses, condition.pins());
+        self.check_vars(at, &filled, condition.vars());
         Some(condition)
+    }
+
+    /// Looks for variables that a device does not have.
+    fn check_vars<'v>(
+        &mut self,
+        at: &At<'_>,
+        filled: &Filled,
+        vars: impl Iterator<Item = &'v str>,
+    ) {
+        if is_foreseen(filled) {
+            return;
+        }
+        for var in vars {
+            let mut lacking = self.devices.iter();
+            let Some(first) = lacking.find(|device| !device.vars.contains_key(var)) else {
+                continue;
+            };
+            let known = first.vars.keys().map(String::as_str);
+            let found = format!("`device.vars.{var}`: `{}` has no such variable", first.name);
+            let fault = at.fault(found).focus(var).nearest(var, known);
+            let expected =
+                format!("one of its `vars`, or a default: `device.vars.{var} | default(\"\")`");
+            self.reader.faults.push(fault.expected(expected));
+        }
     }
 
     /// Looks for names that never have a value here, and pins that a device does
@@ -154,12 +184,7 @@ impl Reading<'_, '_> {
                 Kind::Pin => ("event", "pin", "a pin"),
                 Kind::Event => ("pin", "event", "an event"),
             };
-            // With one of these words the author knows: `{{ pin | default(event) }}`.
-            let text = filled.text.plain();
-            let is_foreseen = ["default", "defined"]
-                .iter()
-                .any(|word| text.contains(word));
-            if !is_foreseen && uses(name) {
+            if !is_foreseen(filled) && uses(name) {
                 let found = format!("`{name}` has no value: `{webhook}` is triggered by {by}");
                 let fault = at.fault(found).focus(name);
                 let fault =
@@ -258,6 +283,15 @@ impl Reading<'_, '_> {
             TemplateError::Reserved | TemplateError::InBlock | TemplateError::AfterEscape => fault,
         }
     }
+}
+
+/// Whether the author knows that something may have no value: with one of these
+/// words, as in `{{ pin | default(event) }}`.
+fn is_foreseen(filled: &Filled) -> bool {
+    let text = filled.text.plain();
+    ["default", "defined"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 /// What stands in a text that is one gap and nothing else.

@@ -68,6 +68,13 @@ pub(super) enum Distrust {
         names: String,
         hint: &'static str,
     },
+    /// It is of a version that nobody checks any more.
+    #[error(
+        "its certificate is of X.509 version 1, which says too little to be checked; make \
+         one of version 3 (`openssl x509 -req` needs `-extfile` or `-copy_extensions`), or \
+         make it the `tls.ca_file` itself"
+    )]
+    Version1,
     /// Something rarer.
     #[error("its certificate is not accepted: {0}")]
     Other(String),
@@ -225,6 +232,8 @@ impl Verifier {
                 Trust::Only(..) => Distrust::OtherAuthority,
                 _ => Distrust::UnknownAuthority,
             },
+            // rustls passes on the words of its verifier.
+            error if format!("{error:?}").contains("UnsupportedCertVersion") => Distrust::Version1,
             error => Distrust::Other(error.to_string()),
         }
     }

@@ -294,6 +294,11 @@ impl Template {
         self.names().into_iter().flat_map(Looked::pins)
     }
 
+    /// The variables of the device that it asks for by name, as `device.vars.NAME`.
+    pub fn vars(&self) -> impl Iterator<Item = &str> {
+        self.names().into_iter().flat_map(Looked::vars)
+    }
+
     /// Whether a `${NAME}` stands in it.
     pub fn has_secret(&self) -> bool {
         self.has_secret
@@ -354,6 +359,12 @@ impl Looked {
 
     fn pins(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|name| name.strip_prefix("pins."))
+    }
+
+    fn vars(&self) -> impl Iterator<Item = &str> {
+        let vars = self.0.iter();
+        let vars = vars.filter_map(|name| name.strip_prefix("device.vars."));
+        vars.filter_map(|name| name.split('.').next())
     }
 }
 

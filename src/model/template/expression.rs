@@ -134,6 +134,11 @@ impl Condition {
         self.names.has(name)
     }
 
+    /// The variables of the device that it asks for by name.
+    pub fn vars(&self) -> impl Iterator<Item = &str> {
+        self.names.vars()
+    }
+
     /// The pins it asks for by name.
     pub fn pins(&self) -> impl Iterator<Item = &str> {
         self.names.pins()
