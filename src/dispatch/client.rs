@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use reqwest::header::LOCATION;
 use reqwest::redirect::Policy;
 use rustls::ClientConfig;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 use url::Url;
 
 use super::address::{Refusal, Resolver, Rules, World, literal};
@@ -47,12 +47,11 @@ struct Shared {
     proxies: Proxies,
     own_ports: Arc<RwLock<Vec<u16>>>,
     world: World,
-    made: Mutex<HashMap<Way, reqwest::Client>>,
+    made: Mutex<Vec<(Way, reqwest::Client)>>,
 }
 
 /// What connections can be shared among: each has a client of reqwest's, made when
 /// it is first needed.
-#[derive(Clone, PartialEq, Eq, Hash)]
 struct Way {
     rules: Rules,
     proxy: Option<Url>,
@@ -92,14 +91,11 @@ impl Clients {
         }));
         // The one that most requests take; what is wrong with it is known early.
         let proxy = match &transport.proxy {
-            Proxy::Server(url) => Some(url.clone()),
+            Proxy::Server(url) => Some(url),
             Proxy::Environment | Proxy::Direct => None,
         };
-        let usual = Way {
-            rules: Rules::default(),
-            proxy,
-        };
-        client.0.by(usual).map_err(SetupError)?;
+        let usual = client.0.by(Rules::default(), proxy);
+        usual.map_err(SetupError)?;
         self.clients.insert(Arc::clone(transport), client.clone());
         Ok(client)
     }
@@ -126,11 +122,19 @@ impl Clients {
 }
 
 impl Shared {
-    fn by(&self, way: Way) -> Result<reqwest::Client, String> {
+    fn by(&self, rules: Rules, proxy: Option<&Url>) -> Result<reqwest::Client, String> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = made.get(&way) {
+        // Seldom more than one.
+        let known = made
+            .iter()
+            .find(|(way, _)| way.rules == rules && way.proxy.as_ref() == proxy);
+        if let Some((_, client)) = known {
             return Ok(client.clone());
         }
+        let way = Way {
+            rules,
+            proxy: proxy.cloned(),
+        };
         let builder = reqwest::Client::builder()
             .user_agent(USER_AGENT)
             .connect_timeout(self.transport.connect_timeout)
@@ -160,16 +164,17 @@ impl Shared {
             None => builder,
         };
         let client = builder.build().map_err(|error| cause(&error))?;
-        made.insert(way, client.clone());
+        made.push((way, client.clone()));
         Ok(client)
     }
 }
 
 /// An attempt on its way from hop to hop.
 struct Attempt<'a> {
-    client: &'a Client,
+    shared: &'a Shared,
     webhook: &'a Webhook,
-    deadline: Instant,
+    /// Where it is.
+    hop: Hop,
     /// Whom the redirect to this hop came from, and with which status.
     redirected: Option<(u16, String)>,
     /// Redirects that were followed.
@@ -190,39 +195,37 @@ impl Client {
         webhook: &Webhook,
     ) -> Result<Received, SendError> {
         let mut attempt = Attempt {
-            client: self,
+            shared: &self.0,
             webhook,
-            deadline: Instant::now() + webhook.timeout,
+            hop: first_hop(request, id),
             redirected: None,
             followed: 0,
             was_public: false,
             status: None,
         };
-        let received = attempt.run(first_hop(request, id)).await;
+        let received = timeout(webhook.timeout, attempt.run()).await;
+        let received = received.unwrap_or_else(|_| Err(attempt.too_slow()));
         let is_redirected = attempt.redirected.is_some();
         received.map_err(|fault| SendError::new(fault, is_redirected, attempt.status))
     }
 }
 
 impl Attempt<'_> {
-    async fn run(&mut self, mut hop: Hop) -> Result<Received, Fault> {
+    async fn run(&mut self) -> Result<Received, Fault> {
         loop {
-            let (server, mut response) = self.request(&hop).await?;
+            let mut response = self.request().await?;
             let status = response.status().as_u16();
             let headers = std::mem::take(response.headers_mut());
             let mut remark = None;
             if is_redirect(status) {
-                match target(
-                    &hop.url,
-                    headers.get(LOCATION).map(|value| value.as_bytes()),
-                ) {
+                let location = headers.get(LOCATION).map(|value| value.as_bytes());
+                match target(&self.hop.url, location) {
                     Ok(target) if self.webhook.redirects > 0 => {
-                        self.follow(status, &hop, &target)?;
-                        hop = hop.next(status, target);
+                        self.follow(status, target)?;
                         continue;
                     }
                     Err(why) if self.webhook.redirects > 0 && why != NoTarget::Missing => {
-                        let from = place(&hop.url);
+                        let from = place(&self.hop.url);
                         return Err(Fault::Misdirected { status, from, why });
                     }
                     Ok(target) => {
@@ -235,7 +238,7 @@ impl Attempt<'_> {
             let body = match self.webhook.success.have(status) {
                 true => {
                     self.status = Some(status);
-                    self.read(response, &server).await?
+                    self.read(response).await?
                 }
                 // Nobody wants it, whatever its size.
                 false => Vec::new(),
@@ -250,9 +253,9 @@ impl Attempt<'_> {
     }
 
     /// Sends one request, and waits for the head of its response.
-    async fn request(&mut self, hop: &Hop) -> Result<(Server, reqwest::Response), Fault> {
-        let shared = &self.client.0;
-        let url = &hop.url;
+    async fn request(&mut self) -> Result<reqwest::Response, Fault> {
+        let shared = self.shared;
+        let url = &self.hop.url;
         let guard = self.webhook.allow_hosts.as_ref();
         if guard.is_some_and(|hosts| !hosts.allow(url)) {
             return Err(match &self.redirected {
@@ -264,12 +267,7 @@ impl Attempt<'_> {
                 },
             });
         }
-        // What is behind a proxy cannot be checked.
-        let proxy = match guard {
-            Some(_) => None,
-            None => shared.proxies.for_url(url),
-        };
-        let server = Server::of(url, proxy);
+        let proxy = self.proxy();
         let rules = Rules {
             no_private: self.was_public,
             no_metadata: guard.is_some() || self.is_sent_elsewhere(url),
@@ -278,40 +276,42 @@ impl Attempt<'_> {
         rules
             .judge_literal(url, &shared.world)
             .map_err(|why| self.refused(url, why))?;
-        let way = Way {
-            rules,
-            proxy: proxy.cloned(),
-        };
-        let client = shared.by(way).map_err(Fault::Build)?;
-        let request = build(&client, hop)?;
-        let sent = timeout_at(self.deadline, client.execute(request)).await;
-        let limit = self.webhook.timeout;
-        let silent = |_| Fault::Silent {
-            server: server.name().to_owned(),
-            limit,
-        };
-        let response = sent.map_err(silent)?.map_err(|error| {
-            let when = "before its response was complete";
-            self.explain(&error, &server, url, when)
-        })?;
+        let client = shared.by(rules, proxy).map_err(Fault::Build)?;
+        let request = build(&client, &self.hop)?;
+        let sent = client.execute(request).await;
+        let response =
+            sent.map_err(|error| self.explain(&error, "before its response was complete"))?;
         let address = match proxy {
             None => response.remote_addr().map(|peer| peer.ip()),
             // Whom a proxy connects to it does not say; a name may be anybody's.
             Some(_) => literal(url),
         };
         self.was_public |= address.is_none_or(|address| !(shared.world.is_private)(address));
-        Ok((server, response))
+        Ok(response)
     }
 
-    fn explain(
-        &self,
-        error: &reqwest::Error,
-        server: &Server,
-        url: &Url,
-        when: &'static str,
-    ) -> Fault {
+    /// The proxy in between; what is behind one cannot be checked.
+    fn proxy(&self) -> Option<&Url> {
+        match self.webhook.allow_hosts {
+            Some(_) => None,
+            None => self.shared.proxies.for_url(&self.hop.url),
+        }
+    }
+
+    fn too_slow(&self) -> Fault {
+        let server = place(&self.hop.url);
+        let limit = self.webhook.timeout;
+        match self.status {
+            None => Fault::Silent { server, limit },
+            Some(_) => Fault::Slow { server, limit },
+        }
+    }
+
+    fn explain(&self, error: &reqwest::Error, when: &'static str) -> Fault {
+        let url = &self.hop.url;
+        let server = Server::of(url, self.proxy());
         let connect_timeout = self.webhook.transport.connect_timeout;
-        let fault = explain(error, server, connect_timeout, when);
+        let fault = explain(error, &server, connect_timeout, when);
         fault.unwrap_or_else(|why| self.refused(url, why))
     }
 
@@ -334,9 +334,9 @@ impl Attempt<'_> {
         from.is_some_and(|(_, from)| *from != place(url))
     }
 
-    /// Counts a redirect.
-    fn follow(&mut self, status: u16, hop: &Hop, target: &Url) -> Result<(), Fault> {
-        let (from, to) = (place(&hop.url), place(target));
+    /// Goes to the next hop.
+    fn follow(&mut self, status: u16, target: Url) -> Result<(), Fault> {
+        let (from, to) = (place(&self.hop.url), place(&target));
         let limit = self.webhook.redirects;
         if self.followed == limit {
             return Err(Fault::TooManyRedirects {
@@ -346,49 +346,34 @@ impl Attempt<'_> {
                 limit,
             });
         }
-        if hop.would_tell(status, target) {
+        if self.hop.would_tell(status, &target) {
             return Err(Fault::Indiscreet { status, from, to });
         }
         self.followed += 1;
         self.redirected = Some((status, from));
+        self.hop.go(status, target);
         Ok(())
     }
 
     /// Reads the body to its end, if it is not larger than allowed.
-    async fn read(
-        &self,
-        mut response: reqwest::Response,
-        server: &Server,
-    ) -> Result<Vec<u8>, Fault> {
+    async fn read(&self, mut response: reqwest::Response) -> Result<Vec<u8>, Fault> {
         let status = response.status().as_u16();
         let limit = self.webhook.response.max_size;
         let announced = response.content_length().unwrap_or(0);
         if announced > limit as u64 {
             return Err(Fault::TooLarge { status, limit });
         }
-        let url = response.url().clone();
-        let reading = async {
-            let mut body = Vec::with_capacity(announced as usize);
-            loop {
-                let chunk = response.chunk().await.map_err(|error| {
-                    self.explain(&error, server, &url, "in the middle of its response")
-                })?;
-                match chunk {
-                    None => return Ok(body),
-                    Some(chunk) if body.len() + chunk.len() > limit => {
-                        return Err(Fault::TooLarge { status, limit });
-                    }
-                    Some(chunk) => body.extend_from_slice(&chunk),
+        let mut body = Vec::with_capacity(announced as usize);
+        loop {
+            let chunk = response.chunk().await;
+            match chunk.map_err(|error| self.explain(&error, "in the middle of its response"))? {
+                None => return Ok(body),
+                Some(chunk) if body.len() + chunk.len() > limit => {
+                    return Err(Fault::TooLarge { status, limit });
                 }
+                Some(chunk) => body.extend_from_slice(&chunk),
             }
-        };
-        let read = timeout_at(self.deadline, reading).await;
-        read.unwrap_or_else(|_| {
-            Err(Fault::Slow {
-                server: server.name().to_owned(),
-                limit: self.webhook.timeout,
-            })
-        })
+        }
     }
 }
 

@@ -32,11 +32,6 @@ impl Server {
         }
     }
 
-    /// Host and port.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     fn with_proxy(&self) -> String {
         match &self.proxy {
             Some(proxy) => format!("{} through the proxy {proxy}", self.name),
@@ -49,12 +44,8 @@ impl Server {
 pub(super) fn place(url: &Url) -> String {
     // A third party chooses it where it redirects: longer than a name can be
     // (RFC 1035 §2.3.4) it only fills the log.
-    let host: String = url
-        .host_str()
-        .unwrap_or_default()
-        .chars()
-        .take(253)
-        .collect();
+    let host = url.host_str().unwrap_or_default();
+    let host = host.get(..253).unwrap_or(host);
     let port = url.port_or_known_default().unwrap_or_default();
     format!("{host}:{port}")
 }

@@ -55,31 +55,19 @@ impl Hop {
         is_repeated && self.is_body_private && self.url.origin() != target.origin()
     }
 
-    /// The request that a redirect with `status` to `target` asks for.
-    pub(super) fn next(self, status: u16, target: Url) -> Hop {
-        let Hop {
-            mut method,
-            url,
-            mut headers,
-            mut body,
-            is_body_private,
-        } = self;
-        if becomes_get(&method, status) {
-            method = Method::GET;
-            body = None;
-            headers.retain(|header| !is_of_the_body(&header.name));
+    /// Becomes the request that a redirect with `status` to `target` asks for.
+    pub(super) fn go(&mut self, status: u16, target: Url) {
+        if becomes_get(&self.method, status) {
+            self.method = Method::GET;
+            self.body = None;
+            self.headers.retain(|header| !is_of_the_body(&header.name));
         }
-        if url.origin() != target.origin() {
+        if self.url.origin() != target.origin() {
             // `Host` names whom the first request was for.
-            headers.retain(|h| !h.is_private && !h.name.eq_ignore_ascii_case("host"));
+            self.headers
+                .retain(|h| !h.is_private && !h.name.eq_ignore_ascii_case("host"));
         }
-        Hop {
-            method,
-            url: target,
-            headers,
-            body,
-            is_body_private,
-        }
+        self.url = target;
     }
 }
 
@@ -99,6 +87,13 @@ fn is_of_the_body(header: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Hop {
+        fn next(mut self, status: u16, target: Url) -> Hop {
+            self.go(status, target);
+            self
+        }
+    }
 
     fn hop(method: Method, url: &str) -> Hop {
         let header = |name: &str, is_private| Header {
