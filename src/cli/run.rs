@@ -74,7 +74,7 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
                 ended = &mut running => return Ok(ended?),
                 () = reload(&reloader, path) => {}
                 // A file may be where nobody answers; a stop does not wait for it.
-                () = signals.to_stop() => break,
+                () = signals.stop() => break,
             },
         }
     }
@@ -83,7 +83,7 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     stop.cancel();
     tokio::select! {
         ended = &mut running => Ok(ended?),
-        () = signals.to_stop() => {
+        () = signals.stop() => {
             tracing::warn!("stopping at once");
             std::process::exit(i32::from(FAILED))
         }
@@ -163,7 +163,7 @@ impl Signals {
     }
 
     /// Waits for the next that asks to stop.
-    async fn to_stop(&mut self) {
+    async fn stop(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.interrupt.recv() => {}
