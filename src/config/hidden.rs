@@ -70,6 +70,11 @@ impl Hidden {
                     self.entry(key, &entry.key.text, &entry.value);
                 }
             }
+            Value::Scalar(scalar) => {
+                if let Some(password) = url_password(&scalar.text) {
+                    self.secret(password);
+                }
+            }
             _ => {}
         }
     }
@@ -185,6 +190,15 @@ impl Hidden {
     }
 }
 
+/// The password in a URL such as `http://user:password@host/`.
+fn url_password(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (userinfo, _) = authority.rsplit_once('@')?;
+    let (_, password) = userinfo.split_once(':')?;
+    Some(password)
+}
+
 /// Where the value of the first secret-like key of a line begins, in characters
 /// from 0: behind the last one if nothing stands there that must be hidden.
 fn secret_value(line: &str) -> Option<usize> {
@@ -262,6 +276,19 @@ fn is_only_a_name(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_may_have_a_password() {
+        for (text, password) in [
+            ("ftp://user:secretpw@a/x", Some("secretpw")),
+            ("http://user:p@ss:word@a?x", Some("p@ss:word")),
+            ("http://user@a/", None),
+            ("http://a:80/b:c@d", None),
+            ("user:pass@a", None),
+        ] {
+            assert_eq!(url_password(text), password, "{text}");
+        }
+    }
 
     #[test]
     fn keys_that_sound_secret_are() {
