@@ -292,18 +292,12 @@ mod tests {
     use super::super::rules::Filters;
     use super::*;
     use crate::model::Device;
+    use crate::model::device::tests as devices;
 
     const TOKEN: &str = "porch-token-12345";
 
     fn access() -> Access {
-        let device = Device {
-            name: "porch".parse().unwrap(),
-            token: TOKEN.parse().unwrap(),
-            vars: Default::default(),
-            pin_names: Default::default(),
-            names_in_topics: false,
-            max_message: None,
-        };
+        let device = devices::device("porch", TOKEN);
         Access::new(Settings {
             devices: vec![DeviceLogin {
                 device: Arc::new(device),
@@ -414,14 +408,7 @@ mod tests {
     /// What the configuration says of everybody.
     fn settings() -> Settings {
         let device = |name: &str, token: &str| DeviceLogin {
-            device: Arc::new(Device {
-                name: name.parse().unwrap(),
-                token: token.parse().unwrap(),
-                vars: Default::default(),
-                pin_names: Default::default(),
-                names_in_topics: false,
-                max_message: None,
-            }),
+            device: Arc::new(devices::device(name, token)),
             publish: Filters::default(),
             subscribe: Filters::default(),
         };

@@ -97,8 +97,20 @@ impl fmt::Debug for Token {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A device with a name and a token, and nothing else.
+    pub(crate) fn device(name: &str, token: &str) -> Device {
+        Device {
+            name: name.parse().unwrap(),
+            token: token.parse().unwrap(),
+            vars: BTreeMap::new(),
+            pin_names: BTreeMap::new(),
+            names_in_topics: false,
+            max_message: None,
+        }
+    }
 
     #[test]
     fn a_token_never_shows_itself() {

@@ -104,15 +104,14 @@ impl Room for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::device::tests as devices;
 
     fn device(max_message: Option<usize>) -> Device {
         Device {
-            name: "porch".parse().unwrap(),
-            token: "sixteen-letters-".parse().unwrap(),
-            vars: Default::default(),
             pin_names: [("V6".parse().unwrap(), "soil moisture".to_owned())].into(),
             names_in_topics: true,
             max_message,
+            ..devices::device("porch", "sixteen-letters-")
         }
     }
 

@@ -90,15 +90,13 @@ mod tests {
     use super::*;
     use crate::broker::{self, ClientKey, Next, Open, QoS, RetainHandling, Subscription};
     use crate::model::Device;
+    use crate::model::device::tests as devices;
 
     fn device(pin_name: &str) -> Arc<Device> {
         Arc::new(Device {
-            name: "porch".parse().unwrap(),
-            token: "sixteen-letters-".parse().unwrap(),
-            vars: Default::default(),
             pin_names: [("V5".parse().unwrap(), pin_name.to_owned())].into(),
             names_in_topics: true,
-            max_message: None,
+            ..devices::device("porch", "sixteen-letters-")
         })
     }
 

@@ -7,22 +7,15 @@ use super::*;
 use crate::access::{DeviceLogin, Filters};
 use crate::broker;
 use crate::hub;
-use crate::model::Device;
+use crate::model::device::tests as devices;
 use crate::mqtt::packet::Reason;
 
 /// A device's login: name, token, and what it may publish outside its own topics.
-type Login = (&'static str, &'static str, &'static [&'static str]);
+pub(super) type Login = (&'static str, &'static str, &'static [&'static str]);
 
 fn access(logins: &[Login]) -> access::Settings {
     let login = |(name, token, publish): &Login| DeviceLogin {
-        device: Arc::new(Device {
-            name: name.parse().unwrap(),
-            token: token.parse().unwrap(),
-            vars: Default::default(),
-            pin_names: Default::default(),
-            names_in_topics: false,
-            max_message: None,
-        }),
+        device: Arc::new(devices::device(name, token)),
         publish: Filters(
             publish
                 .iter()
@@ -37,7 +30,8 @@ fn access(logins: &[Login]) -> access::Settings {
     }
 }
 
-fn mqtt(logins: &[Login]) -> Mqtt {
+/// A front end for these devices, which no webhook listens to.
+pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
     let access = access(logins);
     let devices = access.devices.iter();
     let hub = Hub::new(hub::Settings {

@@ -2,21 +2,14 @@ use std::sync::Arc;
 
 use super::super::{DeviceLogin, User, hash};
 use super::*;
-use crate::model::Device;
+use crate::model::device::tests as devices;
 
 fn filters(list: &[&str]) -> Filters {
     Filters(list.iter().map(|text| text.parse().unwrap()).collect())
 }
 
 fn device(is_mounted: bool) -> Principal {
-    let device = Device {
-        name: "porch".parse().unwrap(),
-        token: "porch-token-12345".parse().unwrap(),
-        vars: Default::default(),
-        pin_names: Default::default(),
-        names_in_topics: false,
-        max_message: None,
-    };
+    let device = devices::device("porch", "porch-token-12345");
     Principal::Device {
         login: Arc::new(DeviceLogin {
             device: Arc::new(device),

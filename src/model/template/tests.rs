@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use jiff::tz::TimeZone;
 
 use super::super::Source;
+use super::super::device::tests as devices;
 use super::super::webhook::Trigger;
 use super::*;
 
@@ -22,15 +23,12 @@ const REQUEST: Spelling = Spelling {
 
 fn device() -> Device {
     Device {
-        name: "porch".parse().unwrap(),
-        token: "sixteen-letters-".parse().unwrap(),
         vars: BTreeMap::from([
             ("lat".to_owned(), "33.38 N".to_owned()),
             ("host".to_owned(), "pi.local:8080".to_owned()),
         ]),
         pin_names: BTreeMap::from([("V6".parse().unwrap(), "soil".to_owned())]),
-        names_in_topics: false,
-        max_message: None,
+        ..devices::device("porch", "sixteen-letters-")
     }
 }
 

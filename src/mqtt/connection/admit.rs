@@ -155,51 +155,14 @@ mod tests {
 
     use super::super::{Connection, serve};
     use super::*;
-    use crate::access::{self, Access, DeviceLogin, Filters};
-    use crate::broker::{self, Broker};
-    use crate::hub::{self, Hub};
-    use crate::model::Device;
+    use crate::access;
     use crate::model::mask::Mask;
-    use crate::mqtt::{Mqtt, Settings};
+    use crate::mqtt::{Mqtt, tests as front_end};
 
     const TOKEN: &str = "porch-token-12345";
 
     fn mqtt() -> Mqtt {
-        let device = Arc::new(Device {
-            name: "porch".parse().unwrap(),
-            token: TOKEN.parse().unwrap(),
-            vars: Default::default(),
-            pin_names: Default::default(),
-            names_in_topics: false,
-            max_message: None,
-        });
-        let hub = Hub::new(hub::Settings {
-            routes: hub::Routes {
-                devices: vec![Arc::clone(&device)],
-                webhooks: Vec::new(),
-                zone: jiff::tz::TimeZone::UTC,
-                owner_email: None,
-            },
-            writes_per_second: 0,
-            value: 64,
-            first_id: 1,
-        });
-        let access = Access::new(access::Settings {
-            devices: vec![DeviceLogin {
-                device,
-                publish: Filters::default(),
-                subscribe: Filters::default(),
-            }],
-            users: Vec::new(),
-        });
-        let broker = Broker::new(broker::Settings::default());
-        let settings = Settings {
-            packet: 1024,
-            topic: 256,
-            subscriptions: 100,
-            session_queue_bytes: 1 << 20,
-        };
-        Mqtt::new(hub, broker, access, Mask::default(), settings)
+        front_end::mqtt(&[("porch", TOKEN, &[])])
     }
 
     fn hello(token: &str) -> Vec<u8> {
