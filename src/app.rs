@@ -77,20 +77,7 @@ impl Reloader {
         self.mqtt.reconfigure(config.access.clone(), mask.clone());
         self.dispatch.reconfigure(&config.webhooks, mask);
         // What waits for a restart is said every time until then.
-        let Config {
-            listen_mqtt,
-            log,
-            log_format,
-            limits,
-            ..
-        } = current.clone();
-        *current = Config {
-            listen_mqtt,
-            log,
-            log_format,
-            limits,
-            ..config
-        };
+        *current = config.until_restart(&current);
         Ok(waiting)
     }
 }

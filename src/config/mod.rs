@@ -222,6 +222,17 @@ impl Config {
         keys.extend(self.limits.differing(&new.limits));
         keys
     }
+
+    /// With what `running` has of the keys that take effect only at the next start.
+    pub fn until_restart(self, running: &Config) -> Config {
+        Config {
+            listen_mqtt: running.listen_mqtt.clone(),
+            log: running.log.clone(),
+            log_format: running.log_format,
+            limits: running.limits.clone(),
+            ..self
+        }
+    }
 }
 
 /// Opens the secrets file before anything is filled in; its own path can only
@@ -310,6 +321,8 @@ mod tests {
         ] {
             assert_eq!(old.needs_restart(&parse(text)), keys, "{text}");
             assert_eq!(parse(text).needs_restart(&old), keys, "{text}");
+            let running = parse(text).until_restart(&old);
+            assert!(running.needs_restart(&old).is_empty(), "{text}");
         }
     }
 }

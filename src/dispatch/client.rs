@@ -12,14 +12,14 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::address::{Refusal, Resolver, Rules, World, literal};
-use super::explain::{Fault, SendError, Server, cause, explain, place};
+use super::explain::{Fault, SendError, Server, cause, explain};
 use super::proxy::Proxies;
 use super::received::Received;
 use super::redirect::{Hop, NoTarget, is_redirect, target};
 use super::tls;
 use crate::model::Webhook;
 use crate::model::request::{Header, Method, Request};
-use crate::model::transport::{Proxy, Tls, Transport};
+use crate::model::transport::{Proxy, Tls, Transport, place};
 
 /// What pinhook calls itself unless a webhook configures otherwise.
 const USER_AGENT: &str = concat!("pinhook/", env!("CARGO_PKG_VERSION"));

@@ -11,6 +11,7 @@ use super::address::{LookupError, Refusal};
 use super::redirect::NoTarget;
 use super::tls::Distrust;
 use crate::model::retry::Failure;
+use crate::model::transport::place;
 
 /// Whom a request goes to.
 #[derive(Debug, Clone)]
@@ -38,16 +39,6 @@ impl Server {
             None => self.name.clone(),
         }
     }
-}
-
-/// Host and port.
-pub(super) fn place(url: &Url) -> String {
-    // A third party chooses it where it redirects: longer than a name can be
-    // (RFC 1035 §2.3.4) it only fills the log.
-    let host = url.host_str().unwrap_or_default();
-    let host = host.get(..253).unwrap_or(host);
-    let port = url.port_or_known_default().unwrap_or_default();
-    format!("{host}:{port}")
 }
 
 /// Why there is no whole response.

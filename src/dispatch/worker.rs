@@ -59,7 +59,7 @@ impl Worker {
         let mut leave = PollSemaphore::new(Arc::clone(in_flight));
         let mut requests = FuturesUnordered::new();
         let mut setup: Option<Arc<Setup>> = None;
-        while !worker.inbox.is_closed() || !requests.is_empty() {
+        while !requests.is_empty() || !worker.inbox.is_closed() {
             let now = Instant::now();
             let ready_at = worker.inbox.ready_at(now);
             let is_ready = ready_at.is_some_and(|at| at <= now);
@@ -148,9 +148,7 @@ impl Sending {
     }
 
     async fn attempt(&mut self) -> Attempt {
-        let Some((delivery, _)) = &mut self.delivery else {
-            return Attempt::new(Outcome::Shutdown, Verdict::Unknown);
-        };
+        let (delivery, _) = self.delivery.as_mut().expect("only the end takes it");
         let Setup {
             webhook,
             client,
@@ -236,11 +234,7 @@ fn receive(
 ) -> Attempt {
     let status = received.status;
     delivery.tries.status = Some(status);
-    let bytes = received.body.len();
-    let end = |outcome, verdict| Attempt {
-        bytes,
-        ..Attempt::new(outcome, verdict)
-    };
+    delivery.tries.bytes = received.body.len();
     if !webhook.success.have(status) {
         let who = match status {
             // RFC 9110 §15.5.8: that is never the service itself.
@@ -258,14 +252,14 @@ fn receive(
         return Attempt {
             hold,
             retry: another(webhook, failure, delivery),
-            ..end(Outcome::Failed, Verdict::Failure)
+            ..Attempt::new(Outcome::Failed, Verdict::Failure)
         };
     }
     // A redirect that is not followed has a page for browsers, not a value.
     let has_value = !received.body.is_empty() && !(300..400).contains(&status);
     let target = webhook.response.target(&delivery.trigger);
     let Some(pin) = target.filter(|_| has_value) else {
-        return end(Outcome::Ok, Verdict::Success);
+        return Attempt::new(Outcome::Ok, Verdict::Success);
     };
     match webhook.response.value(scope, response(webhook, &received)) {
         Ok(value) => Attempt {
@@ -274,11 +268,11 @@ fn receive(
                 value,
                 keep: webhook.response.keep,
             }),
-            ..end(Outcome::Ok, Verdict::Success)
+            ..Attempt::new(Outcome::Ok, Verdict::Success)
         },
         Err(error) => {
             delivery.tries.error = Some(format!("response.value: {error}"));
-            end(Outcome::ResponseError, Verdict::Success)
+            Attempt::new(Outcome::ResponseError, Verdict::Success)
         }
     }
 }
@@ -299,6 +293,7 @@ fn fail(webhook: &Webhook, error: &SendError, delivery: &mut Delivery) -> Attemp
         delivery.tries.made = delivery.tries.made.saturating_sub(1);
     }
     delivery.tries.status = error.status();
+    delivery.tries.bytes = 0;
     delivery.tries.error = Some(error.to_string());
     let (outcome, verdict) = match error {
         _ if error.is_too_large() => (Outcome::TooLarge, Verdict::Success),

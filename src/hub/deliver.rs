@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::inbox::Aftermath;
 use super::room::fit;
-use super::{Answer, Attempt, Hub, Inbox, Report, State, What, WriteError};
+use super::{Answer, Attempt, Hub, Inbox, Report, State, What};
 use crate::model::gate::{Ticket, Transition};
 use crate::model::template::Scope;
 use crate::model::webhook::Delivery;
@@ -54,7 +54,7 @@ impl Hub {
         let id = delivery.id;
         let after = inbox.finish(delivery, ticket, &attempt, now);
         let is_over = after.ended.first().is_some_and(|(ended, _)| ended.id == id);
-        self.tell(state, &inbox.webhook(), inbox, after, attempt.bytes, now);
+        self.tell(state, inbox, after, now);
         if !state.leaving.is_empty() {
             state.leaving.retain(|_, gone| gone.counts().in_flight > 0);
         }
@@ -68,13 +68,7 @@ impl Hub {
         let Some(device) = state.devices.get_mut(name) else {
             return;
         };
-        let found = answer.value.as_wire().len();
-        if found > self.0.value {
-            let error = WriteError::TooLong {
-                what: answer.pin.to_string(),
-                found,
-                limit: self.0.value,
-            };
+        if let Err(error) = self.check_length(&answer.pin, &answer.value) {
             self.diag_locked(device, &format!("not kept: {error}"), now);
             return;
         }
@@ -83,16 +77,11 @@ impl Hub {
     }
 
     /// Tells the device and observers what has become of deliveries and webhook.
-    pub(super) fn tell(
-        &self,
-        state: &mut State,
-        webhook: &Arc<Webhook>,
-        inbox: &Inbox,
-        after: Aftermath,
-        bytes: usize,
-        now: Instant,
-    ) {
-        let mut bytes = Some(bytes);
+    pub(super) fn tell(&self, state: &mut State, inbox: &Inbox, after: Aftermath, now: Instant) {
+        if after.is_nothing() {
+            return;
+        }
+        let webhook = &inbox.webhook();
         // Who waited when the webhook stopped hears of that alone.
         let has_stopped = matches!(after.transition, Some(Transition::Stopped { .. }));
         for (delivery, outcome) in after.ended {
@@ -110,8 +99,6 @@ impl Hub {
                 webhook: webhook.name.clone(),
                 outcome,
                 elapsed,
-                // The first is the one whose attempt has ended.
-                bytes: bytes.take().unwrap_or(0),
                 delivery,
             });
         }
@@ -160,7 +147,7 @@ impl Hub {
         if after.transition.is_none() {
             return Ok(false);
         }
-        self.tell(state, &inbox.webhook(), &inbox, after, 0, now);
+        self.tell(state, &inbox, after, now);
         drop(guard);
         self.0.news.notify_one();
         Ok(true)

@@ -81,6 +81,4 @@ pub struct Report {
     pub outcome: Outcome,
     /// From the first attempt's start to the end; zero if there was none.
     pub elapsed: Duration,
-    /// Bytes of body that were read.
-    pub bytes: usize,
 }

@@ -59,8 +59,6 @@ pub struct Attempt {
     pub verdict: Verdict,
     /// What goes back to the device.
     pub response: Option<Answer>,
-    /// Bytes of body that were read.
-    pub bytes: usize,
     /// How long to wait before another attempt; `None`: there is none.
     pub retry: Option<Duration>,
     /// How long the third party asked to be left alone.
@@ -85,14 +83,13 @@ impl Attempt {
             outcome,
             verdict,
             response: None,
-            bytes: 0,
             retry: None,
             hold: None,
         }
     }
 }
 
-/// What a change of the inbox brought with it.
+/// What a change of the inbox brought with it: mostly nothing.
 #[derive(Debug, Default)]
 pub struct Aftermath {
     /// The webhook stopped or resumed.
@@ -101,6 +98,13 @@ pub struct Aftermath {
     pub ended: Vec<(Delivery, Outcome)>,
     /// Whether anything that people see of the state is different now.
     pub is_news: bool,
+}
+
+impl Aftermath {
+    /// Whether there is nothing to tell of.
+    pub fn is_nothing(&self) -> bool {
+        self.ended.is_empty() && self.transition.is_none() && !self.is_news
+    }
 }
 
 /// The numbers of one webhook at one moment.

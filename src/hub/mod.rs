@@ -170,16 +170,6 @@ impl Hub {
         self.lock().devices.get(device)?.values.get(&pin).cloned()
     }
 
-    /// The values of all pins of a device.
-    pub fn values(&self, device: &DeviceName) -> BTreeMap<Pin, PinValue> {
-        let state = self.lock();
-        state
-            .devices
-            .get(device)
-            .map(|device| device.values.clone())
-            .unwrap_or_default()
-    }
-
     /// A configured device.
     pub fn device(&self, name: &str) -> Option<Arc<Device>> {
         let state = self.lock();
@@ -275,7 +265,7 @@ impl Hub {
         let inboxes: Vec<_> = state.webhooks.values().cloned().collect();
         for inbox in inboxes {
             let after = inbox.close(Outcome::Shutdown);
-            self.tell(state, &inbox.webhook(), &inbox, after, 0, now);
+            self.tell(state, &inbox, after, now);
         }
         drop(guard);
         self.0.news.notify_one();

@@ -65,7 +65,7 @@ impl Hub {
             let inbox = match known {
                 Some(inbox) => {
                     let after = inbox.reconfigure(Arc::clone(&webhook));
-                    self.tell(state, &webhook, &inbox, after, 0, now);
+                    self.tell(state, &inbox, after, now);
                     inbox
                 }
                 None => Arc::new(Inbox::new(Arc::clone(&webhook))),
@@ -81,7 +81,7 @@ impl Hub {
         }
         for (name, gone) in before {
             let after = gone.close(Outcome::Removed);
-            self.tell(state, &gone.webhook(), &gone, after, 0, now);
+            self.tell(state, &gone, after, now);
             state.dirty.gone.push(Gone::Webhook(name.clone()));
             if gone.counts().in_flight > 0 {
                 state.leaving.insert(name, gone);

@@ -2,6 +2,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
+use crate::model::device::tests as devices;
 use crate::model::gate::{Limits, Per, Verdict};
 use crate::model::pending::Excess;
 use crate::model::request::{BodyTemplate, Method, RequestTemplate};
@@ -67,16 +68,7 @@ struct World {
 }
 
 fn device(name: &str) -> Arc<Device> {
-    {
-        Arc::new(Device {
-            name: name.parse().unwrap(),
-            token: "sixteen-letters-".parse().unwrap(),
-            vars: BTreeMap::new(),
-            pin_names: BTreeMap::new(),
-            names_in_topics: false,
-            max_message: None,
-        })
-    }
+    Arc::new(devices::device(name, "sixteen-letters-"))
 }
 
 fn routes(devices: &[&str], webhooks: Vec<Webhook>) -> Routes {
@@ -291,7 +283,6 @@ fn changes_come_in_the_order_of_the_writes_and_losses_are_counted() {
             delivery: ended,
             outcome: Outcome::Stopped,
             elapsed: Duration::ZERO,
-            bytes: 0,
         };
         world.hub.lock().dirty.report(report);
     }

@@ -45,23 +45,15 @@ impl Hub {
     pub fn write(&self, write: Write, now: Instant) -> Result<(), WriteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.is_stopping {
-            return Err(WriteError::Stopping);
-        }
-        let Some(device) = state.devices.get_mut(&write.device) else {
-            return Err(WriteError::UnknownDevice(write.device));
-        };
-        if let Err(error) = self.check(&write.pin, &write.value, device, now) {
-            return Err(self.refuse(device, error, now));
-        }
+        let device = self.admit(state, &write.device, &write.pin, &write.value, now)?;
         let Write {
             pin, value, source, ..
         } = write;
         device.values.insert(pin, value.clone());
-        state.dirty.written(&write.device, pin);
         if source == Source::App {
             self.send(&device.device, What::Value(pin, value.clone()));
         }
+        state.dirty.written(&write.device, pin);
         self.trigger(
             state,
             &write.device,
@@ -89,15 +81,7 @@ impl Hub {
     ) -> Result<(), WriteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
-        if state.is_stopping {
-            return Err(WriteError::Stopping);
-        }
-        let Some(device) = state.devices.get_mut(name) else {
-            return Err(WriteError::UnknownDevice(name.clone()));
-        };
-        if let Err(error) = self.check(&format_args!("event {code}"), value, device, now) {
-            return Err(self.refuse(device, error, now));
-        }
+        self.admit(state, name, &format_args!("event {code}"), value, now)?;
         let matching = |webhook: &Webhook| webhook.matching_event(code);
         self.trigger(state, name, matching, value, Source::Hardware, now);
         drop(guard);
@@ -147,7 +131,7 @@ impl Hub {
                 }
             };
             state.next_id = state.next_id.wrapping_add(1);
-            self.tell(state, &webhook, &inbox, after, 0, now);
+            self.tell(state, &inbox, after, now);
         }
     }
 
@@ -167,25 +151,45 @@ impl Hub {
         }
     }
 
-    fn check(
+    /// The device that may write `value` to `what`. One that may not is told why.
+    fn admit<'s>(
+        &self,
+        state: &'s mut State,
+        name: &DeviceName,
+        what: &dyn fmt::Display,
+        value: &PinValue,
+        now: Instant,
+    ) -> Result<&'s mut DeviceState, WriteError> {
+        if state.is_stopping {
+            return Err(WriteError::Stopping);
+        }
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if let Err(error) = self.check_length(what, value) {
+            return Err(self.refuse(device, error, now));
+        }
+        match device.bucket.take(now) {
+            true => Ok(device),
+            false => Err(self.refuse(device, self.too_many(), now)),
+        }
+    }
+
+    /// Whether a value for `what` is short enough to be kept.
+    pub(super) fn check_length(
         &self,
         what: &dyn fmt::Display,
         value: &PinValue,
-        device: &mut DeviceState,
-        now: Instant,
     ) -> Result<(), WriteError> {
-        let found = value.as_wire().len();
-        if found > self.0.value {
-            return Err(WriteError::TooLong {
-                what: what.to_string(),
-                found,
-                limit: self.0.value,
-            });
+        let (found, limit) = (value.as_wire().len(), self.0.value);
+        if found <= limit {
+            return Ok(());
         }
-        match device.bucket.take(now) {
-            true => Ok(()),
-            false => Err(self.too_many()),
-        }
+        Err(WriteError::TooLong {
+            what: what.to_string(),
+            found,
+            limit,
+        })
     }
 
     fn too_many(&self) -> WriteError {

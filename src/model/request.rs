@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::template::{Expression, MAX_RENDERED, Place, RenderError, Scope, Template};
-use super::transport::Hosts;
+use super::transport::{Hosts, place};
 
 /// The HTTP methods a webhook can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -242,9 +242,7 @@ impl RequestTemplate {
             return Err(at("url")(RenderError::Scheme(url.scheme().to_owned())));
         }
         if allow_hosts.is_some_and(|hosts| !hosts.allow(&url)) {
-            let host = url.host_str().unwrap_or_default();
-            let port = url.port_or_known_default().unwrap_or_default();
-            return Err(at("url")(RenderError::Host(format!("{host}:{port}"))));
+            return Err(at("url")(RenderError::Host(place(&url))));
         }
         let mut headers = Vec::with_capacity(self.headers.len() + 1);
         for (name, template) in &self.headers {

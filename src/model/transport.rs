@@ -76,6 +76,17 @@ impl fmt::Debug for Proxy {
     }
 }
 
+/// Host and port of a URL: enough to know whom a message is about, and nothing of
+/// the path, which may hold a key.
+pub fn place(url: &Url) -> String {
+    // Values and third parties choose it: longer than a name can be (RFC 1035
+    // §2.3.4) it only fills the log.
+    let host = url.host_str().unwrap_or_default();
+    let host = host.get(..253).unwrap_or(host);
+    let port = url.port_or_known_default().unwrap_or_default();
+    format!("{host}:{port}")
+}
+
 /// The hosts that a filled-in URL may reach (product.md §5.2, `allow_hosts`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosts(pub Vec<HostRule>);

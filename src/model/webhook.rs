@@ -179,6 +179,8 @@ pub struct Tries {
     pub began: Option<Instant>,
     /// The status of the last response, if there was one.
     pub status: Option<u16>,
+    /// Bytes of its body that were read.
+    pub bytes: usize,
     /// What went wrong last, in a sentence.
     pub error: Option<String>,
 }

@@ -332,7 +332,7 @@ pub fn report_json(report: &Report) -> String {
         "outcome": report.outcome.as_str(),
         "status": tries.status,
         "ms": report.elapsed.as_millis() as u64,
-        "bytes": report.bytes,
+        "bytes": tries.bytes,
         kind: what,
         "attempts": tries.made,
         "error": tries.error,
@@ -387,15 +387,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::device::tests as devices;
 
     fn device(names_in_topics: bool) -> Device {
         Device {
-            name: "porch".parse().unwrap(),
-            token: "sixteen-letters-".parse().unwrap(),
-            vars: BTreeMap::new(),
             pin_names: BTreeMap::from([("V6".parse().unwrap(), "soil moisture".to_owned())]),
             names_in_topics,
-            max_message: None,
+            ..devices::device("porch", "sixteen-letters-")
         }
     }
 
