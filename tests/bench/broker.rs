@@ -144,8 +144,9 @@ users:
     subscribe: ['#']
 ";
 
-/// As many messages of QoS 1 on their way to a client as pinhook has. The queue is as it comes. Where root starts it, it
-/// would become a user who may not read the passwords.
+/// As many messages of QoS 1 on their way to a client as pinhook has; and a queue without a limit, since with one 2.0.11
+/// at times drops all messages of QoS 0 though few of them wait. Where root starts it, it would become a user who may
+/// not read the passwords.
 const MOSQUITTO: &str = "\
 user root
 allow_anonymous false
@@ -153,6 +154,7 @@ persistence false
 set_tcp_nodelay true
 max_connections -1
 max_inflight_messages 1000
+max_queued_messages 0
 ";
 
 /// What `mosquitto_passwd` says of `plain::USER` and `plain::PASSWORD`.
