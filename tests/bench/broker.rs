@@ -145,13 +145,14 @@ users:
 ";
 
 /// As many messages of QoS 1 on their way to a client as pinhook has; and a queue without a limit, since with one 2.0.11
-/// at times drops all messages of QoS 0 though few of them wait. Where root starts it, it would become a user who may
-/// not read the passwords.
+/// at times drops all messages of QoS 0 though few of them wait. Nagle's algorithm is on, as it comes, though pinhook does
+/// without: mosquitto writes every packet by itself, and passes on up to a half more where the kernel joins them. Where
+/// root starts it, it would become a user who may not read the passwords.
 const MOSQUITTO: &str = "\
 user root
 allow_anonymous false
 persistence false
-set_tcp_nodelay true
+set_tcp_nodelay false
 max_connections -1
 max_inflight_messages 1000
 max_queued_messages 0

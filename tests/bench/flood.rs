@@ -150,9 +150,10 @@ pub async fn run(
         let why = "the subscriber ended too early".to_owned();
         return Err(Failure::Unexpected(why));
     }
-    published?;
+    let publishers = published?;
     let sent = flow.sent.load(SeqCst);
     let lost = flow.lost(sent);
+    drop(publishers);
     flow.is_closed.store(true, SeqCst);
     subscriber
         .shutdown(Shutdown::Both)
@@ -307,11 +308,13 @@ impl Publisher {
     }
 }
 
-fn publish(mut publishers: Vec<Publisher>, flow: &Flow) -> Result<(), Failure> {
+/// Gives the connections back when it is over: one that is closed before its acknowledgements are read is reset, and what
+/// the broker has not read of it by then is lost.
+fn publish(mut publishers: Vec<Publisher>, flow: &Flow) -> Result<Vec<Publisher>, Failure> {
     loop {
         for publisher in &mut publishers {
             let Some(room) = flow.room()? else {
-                return Ok(());
+                return Ok(publishers);
             };
             let written = publisher.write(room)?;
             flow.sent.fetch_add(written as u64, SeqCst);
