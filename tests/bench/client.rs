@@ -117,7 +117,8 @@ async fn open(address: SocketAddr, login: &Login) -> Result<Device, Failure> {
     let (mut read, mut write) = stream.into_split();
     let mut buffer = Vec::with_capacity(512);
 
-    let connect = connect(&login.client_id, &login.user, &login.password);
+    // No keep alive: no pings to count.
+    let connect = connect(&login.client_id, &login.user, &login.password, 0);
     let subscribe = subscribe(&login.response_topic, 0);
     for (packet_out, answer) in [
         (connect, (0x20, vec![0, 0])),
@@ -152,10 +153,10 @@ async fn open(address: SocketAddr, login: &Login) -> Result<Device, Failure> {
     })
 }
 
-/// A CONNECT: protocol level 4, user name and password, clean session, keep alive 0, so that there are no pings to
-/// count.
-pub fn connect(client_id: &str, user: &str, password: &str) -> Vec<u8> {
-    let mut connect = b"\x00\x04MQTT\x04\xC2\x00\x00".to_vec();
+/// A CONNECT: protocol level 4, user name and password, clean session; `keep_alive` in seconds.
+pub fn connect(client_id: &str, user: &str, password: &str, keep_alive: u16) -> Vec<u8> {
+    let mut connect = b"\x00\x04MQTT\x04\xC2".to_vec();
+    connect.extend(keep_alive.to_be_bytes());
     for field in [client_id, user, password] {
         push_text(&mut connect, field);
     }
