@@ -162,7 +162,9 @@ pub async fn run(
 
     let counted = (after.1 - before.1) as f64;
     if counted == 0.0 {
-        return Err(Failure::Unexpected("no message came through".to_owned()));
+        return Err(Failure::Unexpected(format!(
+            "no message came through while it counted; {lost} of {sent} were lost"
+        )));
     }
     let seconds = (after.0 - before.0).as_secs_f64();
     println!(
