@@ -10,6 +10,9 @@ use bytes::Bytes;
 
 use super::*;
 
+mod kept;
+mod shared;
+
 #[derive(Default)]
 struct Wakes(AtomicUsize);
 
@@ -154,6 +157,8 @@ fn a_subscriber_gets_the_lower_of_both_qos() {
         (ZERO, ONE, ZERO),
         (ONE, ZERO, ZERO),
         (ONE, ONE, ONE),
+        (ONE, TWO, ONE),
+        (TWO, ONE, ONE),
     ] {
         assert_eq!(
             broker.subscribe(&session, &[filter("t", granted)], now),
