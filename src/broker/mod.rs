@@ -436,6 +436,12 @@ impl Broker {
             .is_break()
     }
 
+    /// Copies that were dropped because a subscriber's queue was full. Cheap, as nothing is locked.
+    pub fn queue_drops(&self) -> u64 {
+        let totals = &self.0.totals;
+        get(&totals.queue_full_qos0) + get(&totals.queue_full_qos1)
+    }
+
     /// What the broker holds and what went through it.
     pub fn counters(&self) -> Counters {
         let inner = &self.0;

@@ -7,6 +7,7 @@ mod admit;
 mod presence;
 mod wire;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::codec::DecodeError;
+use super::counters::{ClientRefused, PublishRefused, SubscribeRefused};
 use super::intake::{Publisher, Taken};
 use super::mount::Mount;
 use super::packet::{
@@ -27,7 +29,7 @@ use super::packet::{
     Subscribe, Unsubscribe, Version,
 };
 use crate::access::Principal;
-use crate::broker::topic::{TopicError, validate_filter, validate_topic};
+use crate::broker::topic::{FilterError, TopicError, validate_filter, validate_topic};
 use crate::broker::{
     self, Cause, ClientKey, End, Held, Message, Next, Open, QoS, STALL, Session, SubscribeError,
     Subscription, Will,
@@ -84,6 +86,10 @@ pub(super) async fn serve<S>(
         Ok(Ok(None)) => return,
         Ok(Err(error)) => {
             tracing::debug!(%peer, "no MQTT client: {error}");
+            shared
+                .intake
+                .tally
+                .refuse_client(client_refused(error.reason()));
             return wire.refuse(error.reason(), &error.to_string()).await;
         }
         Err(_) => {
@@ -98,6 +104,8 @@ pub(super) async fn serve<S>(
     match admitted {
         Ok(admitted) => match Connection::open(wire, shared, *connect, admitted, peer) {
             Ok(mut connection) => {
+                let shared = Arc::clone(&connection.shared);
+                let _connected = shared.intake.tally.connect();
                 let ending = connection.run(goodbye).await;
                 connection.end(ending).await;
             }
@@ -211,10 +219,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         let device = match &principal {
             Principal::Device { login, is_mounted } => {
-                let (hub, name) = (&shared.intake.hub, &login.device.name);
+                let (intake, name) = (&shared.intake, &login.device.name);
                 let maximum = connect.maximum_packet;
                 Some(Presence::new(
-                    hub,
+                    &intake.hub,
+                    &intake.topics,
                     name,
                     connect.version,
                     *is_mounted,
@@ -423,9 +432,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             validate_topic(&publish.topic, limit).and_then(|()| validate_topic(&topic, limit));
         let taken = match valid {
             Err(error @ (TopicError::TooLong { .. } | TopicError::TooManyLevels(_))) => {
-                self.shared
-                    .intake
-                    .tell(&self.principal, &format!("publish refused: {error}"), now);
+                let intake = &self.shared.intake;
+                intake.tally.receive();
+                intake.tally.refuse_publish(PublishRefused::TopicTooLong);
+                let line = format!("publish refused: {error} (limits.topic)");
+                intake.tell(&self.principal, &line, now);
                 Taken::at_once(Reason::TOPIC_NAME_INVALID)
             }
             Err(error) => return Err(Ending::Fault(Reason::TOPIC_NAME_INVALID, error.to_string())),
@@ -465,31 +476,40 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     fn subscribe(&mut self, subscribe: &Subscribe) {
         let now = Instant::now();
+        let base = self.shared.intake.topics.base();
+        let refuse = |filter: &str, refused: SubscribeRefused, why: &dyn fmt::Display| {
+            let intake = &self.shared.intake;
+            intake.refuse_filter(&self.principal, filter, refused, why, now);
+        };
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         for wish in &subscribe.filters {
             if reasons.len() >= self.shared.settings.subscriptions.max(MAX_FILTERS) {
+                let why = format_args!("more than {MAX_FILTERS} filters in one packet");
+                refuse(&wish.filter, SubscribeRefused::TooMany, &why);
                 reasons.push(Reason::QUOTA_EXCEEDED);
                 continue;
             }
             if !is_share_valid(&wish.filter) {
+                let why = &"expected `$share/GROUP/FILTER`";
+                refuse(&wish.filter, SubscribeRefused::Invalid, why);
                 reasons.push(Reason::TOPIC_FILTER_INVALID);
                 continue;
             }
             let filter = self.mount.full_filter(&wish.filter);
             let limit = self.shared.settings.topic;
-            if validate_filter(&wish.filter, limit)
-                .and(validate_filter(&filter, limit))
-                .is_err()
+            if let Err(error) =
+                validate_filter(&wish.filter, limit).and(validate_filter(&filter, limit))
             {
+                refuse(&wish.filter, refused_filter(&error), &error);
                 reasons.push(Reason::TOPIC_FILTER_INVALID);
                 continue;
             }
-            if let Err(refusal) = self.principal.may_subscribe(&filter) {
-                let line = format!("subscribe to {} refused: {refusal}", wish.filter);
-                self.shared.intake.tell(&self.principal, &line, now);
+            if let Err(refusal) = self.principal.may_subscribe(base, &filter) {
+                refuse(&wish.filter, SubscribeRefused::NotAllowed, &refusal);
                 reasons.push(Reason::NOT_AUTHORIZED);
                 continue;
             }
+            self.shared.before_subscribe(&filter, now);
             let subscription = Subscription {
                 filter: filter.into(),
                 qos: broker_qos(wish.qos),
@@ -504,6 +524,21 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             };
             let broker = &self.shared.intake.broker;
             let granted = broker.subscribe(&self.session, &[subscription], now);
+            for error in granted.iter().filter_map(|granted| granted.err()) {
+                match error {
+                    SubscribeError::TooMany { .. } => {
+                        let why = format_args!("{error} (limits.subscriptions)");
+                        refuse(&wish.filter, SubscribeRefused::TooMany, &why);
+                    }
+                    SubscribeError::Filter(error) => {
+                        refuse(&wish.filter, refused_filter(&error), &error);
+                    }
+                    SubscribeError::Shared => {
+                        refuse(&wish.filter, SubscribeRefused::NotOffered, &error);
+                    }
+                    SubscribeError::Closed => {}
+                }
+            }
             reasons.extend(granted.into_iter().map(granted_reason));
         }
         self.wire.queue(&Outgoing::SubAck {
@@ -572,6 +607,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             .queue_publish(&publish, limit.unwrap_or(usize::MAX));
         let line = match queued {
             Ok(size) => {
+                intake.tally.send(topic);
                 let device = self.device.as_mut().filter(|_| limit.is_none());
                 match device.and_then(|device| device.warning(size)) {
                     Some(line) => line,
@@ -624,6 +660,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 )
             }
         };
+        if let Ending::Fault(reason, why) = &ending {
+            let intake = &self.shared.intake;
+            let refused = client_refused(*reason);
+            intake.tally.refuse_client(refused);
+            if refused == ClientRefused::PacketTooLarge {
+                intake.tell_too_large(&self.principal, why, Instant::now());
+            }
+        }
         let login = self.principal.login();
         let gossip = &self.shared.intake.gossip;
         match (&ending, &goodbye) {
@@ -684,6 +728,22 @@ fn is_share_valid(filter: &str) -> bool {
 /// A response topic is a topic name (MQTT-3.3.2-14).
 fn check_response_topic(topic: Option<&str>) -> Result<(), TopicError> {
     topic.map_or(Ok(()), |topic| validate_topic(topic, usize::MAX))
+}
+
+fn refused_filter(error: &FilterError) -> SubscribeRefused {
+    match error {
+        FilterError::TooLong { .. } | FilterError::TooManyLevels(_) => SubscribeRefused::TooLong,
+        _ => SubscribeRefused::Invalid,
+    }
+}
+
+/// As what a connection that was closed for `reason` is counted.
+fn client_refused(reason: Reason) -> ClientRefused {
+    match reason {
+        Reason::PACKET_TOO_LARGE => ClientRefused::PacketTooLarge,
+        Reason::KEEP_ALIVE_TIMEOUT => ClientRefused::KeepAlive,
+        _ => ClientRefused::Protocol,
+    }
 }
 
 fn unknown(ack: Ack) -> Ack {

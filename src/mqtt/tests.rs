@@ -9,6 +9,7 @@ use crate::broker;
 use crate::hub;
 use crate::model::device::tests as devices;
 use crate::mqtt::packet::Reason;
+use crate::net;
 
 /// A device's login: name, token, and what it may publish outside its own topics.
 pub(super) type Login = (&'static str, &'static str, &'static [&'static str]);
@@ -46,6 +47,7 @@ pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
         first_id: 1,
     });
     let settings = Settings {
+        base: BaseTopic::default(),
         packet: 1024,
         topic: 256,
         subscriptions: 100,
@@ -55,6 +57,10 @@ pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
         hub,
         Broker::new(broker::Settings::default()),
         Access::new(access),
+        Arc::new(Limiter::new(net::Settings {
+            connections: 10,
+            per_address: 10,
+        })),
         Mask::default(),
         settings,
     )

@@ -59,7 +59,7 @@ pub(super) async fn admit<S: AsyncRead + AsyncWrite>(
         Principal::Device {
             login,
             is_mounted: true,
-        } => Mount::of(&login.device.name),
+        } => Mount::of(shared.intake.topics.base(), &login.device.name),
         _ => Mount::default(),
     };
     let will = match &connect.will {
@@ -129,7 +129,7 @@ fn check_will(
         .map_err(|error| Refused::Answered(Reason::TOPIC_NAME_INVALID, format!("will: {error}")))?;
     check_response_topic(will.properties.response_topic.as_deref())
         .map_err(|error| Refused::Answered(Reason::PROTOCOL_ERROR, format!("will: {error}")))?;
-    if let Err(refusal) = principal.may_publish(&topic) {
+    if let Err(refusal) = principal.may_publish(shared.intake.topics.base(), &topic) {
         let why = format!("will on {} refused: {refusal}", will.topic);
         shared.intake.gossip.warn(&principal.login(), &why);
         return Err(Refused::Answered(Reason::NOT_AUTHORIZED, why));

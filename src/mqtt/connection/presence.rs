@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::super::budget::{Budget, PUB_SUB_CLIENT};
 use super::super::codec::EncodeError;
 use super::super::packet::Version;
+use super::super::pins::Topics;
 use crate::broker::MESSAGE_OVERHEAD;
 use crate::hub::{Attachment, Hub};
 use crate::model::DeviceName;
 
 /// More than the topic of a downlink can take, in bytes: names are short.
-const LONGEST_TOPIC: usize = 320;
+const LONGEST_TOPIC: usize = 384;
 
 /// A device's connection as the hub knows it, until it is dropped.
 pub(super) struct Presence {
@@ -27,6 +28,7 @@ impl Presence {
     /// Tells the hub that the device is there. `maximum_packet` is that of the CONNECT.
     pub fn new(
         hub: &Hub,
+        topics: &Topics,
         name: &DeviceName,
         version: Version,
         is_mounted: bool,
@@ -34,7 +36,13 @@ impl Presence {
         session_queue_bytes: usize,
     ) -> Presence {
         let most = session_queue_bytes.saturating_sub(MESSAGE_OVERHEAD + LONGEST_TOPIC);
-        let budget = Arc::new(Budget::new(version, is_mounted, maximum_packet, most));
+        let budget = Arc::new(Budget::new(
+            topics.clone(),
+            version,
+            is_mounted,
+            maximum_packet,
+            most,
+        ));
         Presence {
             name: name.clone(),
             _attachment: hub.attach(name, Arc::<Budget>::clone(&budget)),
