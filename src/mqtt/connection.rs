@@ -20,13 +20,13 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::codec::DecodeError;
+use super::codec::{DecodeError, EncodeError};
 use super::counters::{ClientRefused, PublishRefused, SubscribeRefused};
 use super::intake::{Publisher, Taken};
 use super::mount::Mount;
 use super::packet::{
-    Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Publish, Qos, Reason, RetainHandling,
-    Subscribe, Unsubscribe, Version,
+    Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, OutgoingPublish, Publish, Qos, Reason,
+    RetainHandling, Subscribe, Unsubscribe, Version,
 };
 use crate::access::Principal;
 use crate::broker::topic::{FilterError, TopicError, validate_filter, validate_topic};
@@ -35,7 +35,7 @@ use crate::broker::{
     Subscription, Will,
 };
 use admit::{Admitted, Refused, admit};
-use presence::{Presence, unsent_line};
+use presence::{Presence, shortened, unsent_line};
 use wire::{Wire, message_properties, packet_publish};
 
 /// How long a client may take to send its CONNECT (broker.md, CONNECT).
@@ -602,9 +602,18 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let intake = &self.shared.intake;
         let device = self.device.as_ref();
         let limit = device.and_then(|device| device.limit(&intake.hub));
-        let queued = self
-            .wire
-            .queue_publish(&publish, limit.unwrap_or(usize::MAX));
+        let most = limit.unwrap_or(usize::MAX);
+        let is_diag = intake.topics.is_diag(&outgoing.message.topic);
+        let queued = match self.wire.queue_publish(&publish, most) {
+            // Words are worth something cut short; a value is not (product.md §5.6).
+            Err(EncodeError::TooLarge { size, limit }) if is_diag => {
+                let line = shortened(publish.payload, size - limit).unwrap_or_default();
+                let payload = line.as_bytes();
+                let publish = OutgoingPublish { payload, ..publish };
+                self.wire.queue_publish(&publish, most)
+            }
+            queued => queued,
+        };
         let line = match queued {
             Ok(size) => {
                 intake.tally.send(topic);
@@ -617,7 +626,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Err(error) => {
                 self.session.discard(outgoing);
                 // A line about a line that does not fit would not fit either.
-                if topic.ends_with("downlink/diag") {
+                if is_diag {
                     return;
                 }
                 unsent_line(topic, &error)

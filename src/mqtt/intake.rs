@@ -309,7 +309,7 @@ impl Intake {
     /// large; in the log it stands anyway.
     pub fn tell_too_large(&self, principal: &Principal, why: &str, now: Instant) {
         if let Principal::Device { login, .. } = principal {
-            let line = format!("connection closed: {why} (limits.packet)");
+            let line = format!("connection closed: {why}");
             self.hub.diag(&login.device.name, &plain(&line), now);
         }
     }

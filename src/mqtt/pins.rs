@@ -59,6 +59,12 @@ impl Topics {
         format!("{}/{device}/downlink/diag", self.0)
     }
 
+    /// Whether a full name is some device's `downlink/diag`.
+    pub fn is_diag(&self, name: &str) -> bool {
+        let rest = self.device_of(name).map(|(_, rest)| rest);
+        rest == Some("downlink/diag")
+    }
+
     /// `state/P`: the value of a pin.
     pub fn state(&self, device: &Device, pin: Pin) -> String {
         let level = device.topic_level(pin);
@@ -699,6 +705,9 @@ mod tests {
         assert_eq!(other.device_of("house/pins/porch/ds/V5"), of);
         assert_eq!(other.device_of("pinhook/porch/ds/V5"), None);
         assert_eq!(other.device_of("house/porch/ds/V5"), None);
+        assert!(topics.is_diag(&topics.diag(&"porch".parse().unwrap())));
+        assert!(!topics.is_diag("house/porch/downlink/diag"));
+        assert!(!topics.is_diag("pinhook/porch/x/downlink/diag"));
         let resume = |topic| other.read_resume(topic, b" sun ");
         assert_eq!(
             resume("house/pins/bridge/request/resume").as_deref(),

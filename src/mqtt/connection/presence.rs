@@ -82,3 +82,34 @@ pub(super) fn unsent_line(topic: &str, error: &EncodeError) -> String {
         EncodeError::Field(_) => format!("{topic} was not sent: {error}"),
     }
 }
+
+/// A line with at least `surplus` bytes less and `…` at its end; `None` if nothing
+/// would be left of it.
+pub(super) fn shortened(line: &[u8], surplus: usize) -> Option<String> {
+    const CUT: &str = "…";
+    let line = std::str::from_utf8(line).ok()?;
+    let room = line.len().checked_sub(surplus + CUT.len())?;
+    let kept = &line[..line.floor_char_boundary(room)];
+    (!kept.is_empty()).then(|| format!("{kept}{CUT}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_at_a_character_by_as_much_as_it_must() {
+        let line = "soil: näh".as_bytes();
+        assert_eq!(line.len(), 10);
+        for (surplus, cut) in [
+            (1, Some("soil: …")),
+            (2, Some("soil:…")),
+            (6, Some("s…")),
+            (7, None),
+            (100, None),
+        ] {
+            assert_eq!(shortened(line, surplus).as_deref(), cut, "{surplus}");
+        }
+        assert_eq!(shortened("äää".as_bytes(), 1).as_deref(), Some("ä…"));
+    }
+}
