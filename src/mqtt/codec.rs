@@ -191,7 +191,7 @@ pub enum DecodeError {
         "a length or identifier in {0} is not a variable byte integer of one to four bytes, none of them needless"
     )]
     VariableInteger(&'static str),
-    #[error("{packet} of {found} bytes, expected at most {limit} (limits.packet)")]
+    #[error("{packet} of {found} bytes, expected at most {limit}")]
     TooLarge {
         packet: &'static str,
         found: usize,

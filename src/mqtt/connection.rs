@@ -763,7 +763,11 @@ fn unknown(ack: Ack) -> Ack {
 }
 
 fn fault(error: &DecodeError) -> Ending {
-    Ending::Fault(error.reason(), error.to_string())
+    let key = match error {
+        DecodeError::TooLarge { .. } => " (limits.packet)",
+        _ => "",
+    };
+    Ending::Fault(error.reason(), format!("{error}{key}"))
 }
 
 fn granted_reason(granted: Result<QoS, SubscribeError>) -> Reason {
