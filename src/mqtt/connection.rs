@@ -435,7 +435,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 let intake = &self.shared.intake;
                 intake.tally.receive();
                 intake.tally.refuse_publish(PublishRefused::TopicTooLong);
-                let line = format!("publish refused: {error} (limits.topic)");
+                let key = match error {
+                    TopicError::TooLong { .. } => " (limits.topic)",
+                    _ => "",
+                };
+                let line = format!("publish refused: {error}{key}");
                 intake.tell(&self.principal, &line, now);
                 Taken::at_once(Reason::TOPIC_NAME_INVALID)
             }
@@ -500,7 +504,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             if let Err(error) =
                 validate_filter(&wish.filter, limit).and(validate_filter(&filter, limit))
             {
-                refuse(&wish.filter, refused_filter(&error), &error);
+                let key = match error {
+                    FilterError::TooLong { .. } => " (limits.topic)",
+                    _ => "",
+                };
+                let why = format_args!("{error}{key}");
+                refuse(&wish.filter, refused_filter(&error), &why);
                 reasons.push(Reason::TOPIC_FILTER_INVALID);
                 continue;
             }

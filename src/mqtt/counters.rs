@@ -26,7 +26,7 @@ macro_rules! reasons {
 }
 
 /// One of a set of reasons.
-pub trait Reason: Copy {
+trait Reason: Copy {
     /// The word for each, where numbers are shown.
     const WORDS: &'static [&'static str];
 

@@ -270,8 +270,9 @@ impl Intake {
     /// when it stalls.
     fn note_drops(&self) {
         let drops = self.broker.queue_drops();
-        let before = self.queue_drops.swap(drops, Ordering::Relaxed);
+        let before = self.queue_drops.load(Ordering::Relaxed);
         if drops > before {
+            self.queue_drops.store(drops, Ordering::Relaxed);
             let line = format_args!(
                 "{drops} messages so far were dropped because their subscribers read too slowly \
                  (limits.session_queue, limits.session_queue_bytes)"
@@ -297,11 +298,7 @@ impl Intake {
         now: Instant,
     ) {
         self.tally.refuse_subscription(refused);
-        let key = match refused {
-            SubscribeRefused::TooLong => " (limits.topic)",
-            _ => "",
-        };
-        let line = format!("subscribe to {} refused: {why}{key}", pins::shown(filter));
+        let line = format!("subscribe to {} refused: {why}", pins::shown(filter));
         self.tell(principal, &line, now);
     }
 

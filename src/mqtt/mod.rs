@@ -26,7 +26,7 @@ use crate::broker::{Broker, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
 use crate::model::mask::Mask;
 use crate::net::{Accepted, Limiter};
-pub use counters::{ClientRefused, Counters, PublishRefused, Reason, SubscribeRefused};
+pub use counters::{ClientRefused, Counters, PublishRefused, SubscribeRefused};
 use gossip::Gossip;
 use intake::Intake;
 use pins::Topics;

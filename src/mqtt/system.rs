@@ -4,13 +4,13 @@
 //! subscribes to them, before it gets what is retained, and every [`PERIOD`] while
 //! anybody is subscribed. A daemon that nobody asks does not wake for them.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::Counters;
+use super::counters::Tally;
 use super::publish_own;
 use crate::broker::Broker;
 
@@ -27,6 +27,8 @@ const SYSTEM: &str = "$SYS";
 /// Publishes `$SYS`.
 pub(super) struct System {
     started: Instant,
+    /// All there are, by their full names.
+    topics: Vec<String>,
     said: Mutex<Said>,
     asked: Notify,
 }
@@ -35,14 +37,20 @@ pub(super) struct System {
 #[derive(Default)]
 struct Said {
     last: Option<Instant>,
-    topics: HashMap<String, String>,
+    /// Of each topic what it says; none until somebody asks.
+    values: Vec<String>,
 }
 
 impl System {
     /// Counts the uptime from `now` on.
     pub fn new(now: Instant) -> System {
+        let nothing = Tally::default().counters(Default::default(), Default::default());
+        let entries = entries(&nothing, Duration::ZERO, 0).into_iter();
         System {
             started: now,
+            topics: entries
+                .map(|(name, _)| format!("{SYSTEM}/broker/{name}"))
+                .collect(),
             said: Mutex::default(),
             asked: Notify::new(),
         }
@@ -71,12 +79,10 @@ impl System {
         self.asked.notified().await;
     }
 
-    /// Whether anybody is subscribed to one of the topics that were published.
+    /// Whether anybody is subscribed to one of these topics.
     pub fn has_subscribers(&self, broker: &Broker) -> bool {
-        let said = self.lock();
-        said.topics
-            .keys()
-            .any(|topic| broker.has_subscribers(topic))
+        let mut topics = self.topics.iter();
+        topics.any(|topic| broker.has_subscribers(topic))
     }
 
     /// Publishes what has changed. The numbers are taken under the lock, so that
@@ -86,15 +92,15 @@ impl System {
         let counters = counters();
         said.last = Some(now);
         let uptime = now.saturating_duration_since(self.started);
-        let own = said.topics.len();
-        for (name, value) in entries(&counters, uptime, own) {
-            let topic = format!("{SYSTEM}/broker/{name}");
-            if said.topics.get(&topic) == Some(&value) {
-                continue;
+        let own = said.values.len();
+        let entries = entries(&counters, uptime, own).into_iter();
+        let values: Vec<_> = entries.map(|(_, value)| value).collect();
+        for (at, topic) in self.topics.iter().enumerate() {
+            if said.values.get(at) != Some(&values[at]) {
+                publish_own(broker, topic.clone(), values[at].clone().into(), true);
             }
-            publish_own(broker, topic.clone(), value.clone().into(), true);
-            said.topics.insert(topic, value);
         }
+        said.values = values;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Said> {

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::super::Shared;
+use super::super::counters::PublishRefused;
 use super::super::mount::Mount;
 use super::super::packet::{self, Connect, Qos, Reason, Version};
 use super::wire::{Wire, message_properties};
@@ -130,6 +131,10 @@ fn check_will(
     check_response_topic(will.properties.response_topic.as_deref())
         .map_err(|error| Refused::Answered(Reason::PROTOCOL_ERROR, format!("will: {error}")))?;
     if let Err(refusal) = principal.may_publish(shared.intake.topics.base(), &topic) {
+        shared
+            .intake
+            .tally
+            .refuse_publish(PublishRefused::NotAllowed);
         let why = format!("will on {} refused: {refusal}", will.topic);
         shared.intake.gossip.warn(&principal.login(), &why);
         return Err(Refused::Answered(Reason::NOT_AUTHORIZED, why));
