@@ -136,6 +136,7 @@ impl App {
             away: limits.connections,
         });
         let settings = mqtt::Settings {
+            base: config.base_topic.clone(),
             packet: limits.packet,
             topic: limits.topic,
             subscriptions: limits.subscriptions,
@@ -145,17 +146,18 @@ impl App {
             receive_maximum: limits.receive_maximum,
             topic_aliases: limits.topic_aliases,
         };
-        let mqtt = Mqtt::new(
-            hub.clone(),
-            broker,
-            Access::new(config.access.clone()),
-            mask,
-            settings,
-        );
         let limiter = Arc::new(Limiter::new(net::Settings {
             connections: limits.connections,
             per_address: limits.connections_per_address,
         }));
+        let mqtt = Mqtt::new(
+            hub.clone(),
+            broker,
+            Access::new(config.access.clone()),
+            Arc::clone(&limiter),
+            mask,
+            settings,
+        );
         let mut listeners = Vec::new();
         for address in &config.listen_mqtt {
             listeners.push(Listener::bind(*address, LISTEN_MQTT).await?);
@@ -189,6 +191,11 @@ impl App {
     /// The hub, for those who look at it from outside.
     pub fn hub(&self) -> &Hub {
         &self.hub
+    }
+
+    /// The MQTT front end, for those who look at its numbers.
+    pub fn mqtt(&self) -> &Mqtt {
+        &self.mqtt
     }
 
     /// Serves until `stop`, then takes everything down from the top: no new

@@ -1,5 +1,6 @@
 //! Who someone is, and what they may touch.
 
+mod base;
 mod logins;
 mod password;
 mod penalty;
@@ -9,9 +10,10 @@ use std::sync::Arc;
 
 use crate::model::{Device, UserName};
 
+pub use base::{BaseTopic, BaseTopicError, MAX_BASE};
 pub use logins::{Access, Credentials, Denied, Penalty, Principal};
 pub use password::{PasswordHash, PasswordHashError, hash};
-pub use rules::{BASE, Filter, Filters, Refusal};
+pub use rules::{Filter, Filters, Refusal};
 
 /// Everybody who may log in.
 #[derive(Debug, Clone, Default)]

@@ -4,14 +4,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Principal;
+use super::{BaseTopic, Principal};
 use crate::broker::topic;
-
-/// The first level of pinhook's own topics (`base_topic`).
-pub const BASE: &str = "pinhook";
 
 /// Longest filter of the configuration, in bytes.
 const MAX_FILTER: usize = 512;
+
+/// What the broker says of itself.
+const SYSTEM: &str = "$SYS";
 
 /// The subtree of the daemon itself; no device has this name.
 const BRIDGE: &str = "bridge";
@@ -83,8 +83,8 @@ enum Owner {
 }
 
 /// Finds the owner of a topic, and the device in whose subtree it lies.
-fn owner(name: &str) -> (Owner, Option<&str>) {
-    let Some(rest) = below(name, BASE) else {
+fn owner<'a>(base: &BaseTopic, name: &'a str) -> (Owner, Option<&'a str>) {
+    let Some(rest) = base.below(name) else {
         // `$SYS` is the broker's own.
         let is_system = name.starts_with('$');
         return match is_system {
@@ -109,19 +109,15 @@ fn owner(name: &str) -> (Owner, Option<&str>) {
     (owner, Some(device))
 }
 
-/// What stands after `prefix/`.
-fn below<'a>(name: &'a str, prefix: &str) -> Option<&'a str> {
-    name.strip_prefix(prefix)?.strip_prefix('/')
-}
-
 impl Principal {
-    /// Whether it may publish on the topic `name`, as a message or a will.
+    /// Whether it may publish on the topic `name`, as a message or a will, where
+    /// pinhook's own topics begin with `base`.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub fn may_publish(&self, name: &str) -> Result<(), Refusal> {
-        let (owner, device) = owner(name);
+    pub fn may_publish(&self, base: &BaseTopic, name: &str) -> Result<(), Refusal> {
+        let (owner, device) = owner(base, name);
         if owner == Owner::Pinhook {
             return Err(Refusal::Reserved);
         }
@@ -148,13 +144,14 @@ impl Principal {
     }
 
     /// Whether it may subscribe to `filter`; `$share/GROUP/` is judged by the
-    /// filter behind it.
+    /// filter behind it. What the broker says of itself, `$SYS`, is for admins and
+    /// for users whose list names it.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub fn may_subscribe(&self, filter: &str) -> Result<(), Refusal> {
-        let filter = match below(filter, "$share") {
+    pub fn may_subscribe(&self, base: &BaseTopic, filter: &str) -> Result<(), Refusal> {
+        let filter = match filter.strip_prefix("$share/") {
             Some(shared) => shared.split_once('/').map_or("", |(_, behind)| behind),
             None => filter,
         };
@@ -163,18 +160,23 @@ impl Principal {
         }
         match self {
             Principal::Device { login, .. } => {
-                let own = format!("{BASE}/{}/#", login.device.name);
+                let own = format!("{base}/{}/#", login.device.name);
                 let is_own = topic::covers(&own, filter);
-                let is_listed = !self.is_mounted() && login.subscribe.covers(filter);
+                // A list may have been checked against the base after the next start.
+                let is_listed =
+                    !self.is_mounted() && !base.meets(filter) && login.subscribe.covers(filter);
                 match is_own || is_listed {
                     true => Ok(()),
                     false => Err(Refusal::OutsideDevice),
                 }
             }
-            Principal::User(user) => match user.subscribe.covers(filter) {
-                true => Ok(()),
-                false => Err(Refusal::NotListed),
-            },
+            Principal::User(user) => {
+                let is_system = filter.split('/').next() == Some(SYSTEM);
+                match (is_system && user.admin) || user.subscribe.covers(filter) {
+                    true => Ok(()),
+                    false => Err(Refusal::NotListed),
+                }
+            }
         }
     }
 }

@@ -18,9 +18,8 @@ pub enum QoS {
 
 /// One published message. A clone is cheap.
 ///
-/// The broker keeps topic and payload as they are handed over, for as long as the message is
-/// queued or retained: a payload must own its bytes and not be a slice of a larger read buffer,
-/// which it would keep alive.
+/// The broker keeps it for as long as it is queued or retained; the payload of a client's message
+/// is copied then, since it may be a slice of a read buffer, which it would keep alive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// A valid topic name; see [`validate_topic`](super::topic::validate_topic).

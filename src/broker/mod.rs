@@ -39,6 +39,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use away::Away;
 use counters::{Totals, add, add_many, get};
 use queue::{Bounds, Slot};
@@ -382,9 +384,14 @@ impl Broker {
     ///
     /// Of a shared subscription one member gets it. `from` is the publisher, or `None` for pinhook
     /// itself: that cannot be made to wait, so where the queue is full, the oldest goes, QoS 0
-    /// first, and the reader, too, if it has stalled. The topic must be valid and the payload must
-    /// own its bytes; see [`Message`].
-    pub fn publish(&self, from: Option<&ClientKey>, message: Message, now: Instant) -> Published {
+    /// first, and the reader, too, if it has stalled. The topic must be valid. A client's payload
+    /// may be a slice of its read buffer: it is copied if somebody gets it.
+    pub fn publish(
+        &self,
+        from: Option<&ClientKey>,
+        mut message: Message,
+        now: Instant,
+    ) -> Published {
         let inner = &self.0;
         add(&inner.totals.messages_in);
         let mut published = Published {
@@ -394,18 +401,8 @@ impl Broker {
         };
         let mut wakes = Vec::new();
         let mut stalled = Vec::new();
-        let message = Arc::new(message);
         {
             let subscriptions = read(&inner.subscriptions);
-            // Kept until the message is handed out: two publishers of one topic must not be
-            // retained in one order and delivered in the other.
-            let mut retained = message.retain.then(|| write(&inner.retained));
-            if let Some(retained) = &mut retained {
-                published.retained = retained.set(&message, from, now);
-                if published.retained.is_err() {
-                    add(&inner.totals.retain_refused);
-                }
-            }
             let mut matching: Vec<&Subscriber> = Vec::new();
             let mut groups: Vec<&Group> = Vec::new();
             let _ = subscriptions.visit(&message.topic, |entry| {
@@ -416,6 +413,22 @@ impl Broker {
                 }
                 ControlFlow::Continue(())
             });
+            if matching.is_empty() && groups.is_empty() && !message.retain {
+                return published;
+            }
+            if from.is_some() {
+                message.payload = Bytes::copy_from_slice(&message.payload);
+            }
+            let message = Arc::new(message);
+            // Kept until the message is handed out: two publishers of one topic must not be
+            // retained in one order and delivered in the other.
+            let mut retained = message.retain.then(|| write(&inner.retained));
+            if let Some(retained) = &mut retained {
+                published.retained = retained.set(&message, from, now);
+                if published.retained.is_err() {
+                    add(&inner.totals.retain_refused);
+                }
+            }
             matching.sort_unstable_by_key(|subscriber| subscriber.session.id);
             let publisher = match from {
                 Some(_) => Publisher::Client,
@@ -554,6 +567,12 @@ impl Broker {
         read(&self.0.subscriptions)
             .visit(topic, |_| ControlFlow::Break(()))
             .is_break()
+    }
+
+    /// Copies that were dropped because a subscriber's queue was full. Cheap, as nothing is locked.
+    pub fn queue_drops(&self) -> u64 {
+        let totals = &self.0.totals;
+        get(&totals.queue_full_qos0) + get(&totals.queue_full_qos1)
     }
 
     /// What the broker holds and what went through it.

@@ -68,13 +68,16 @@ pub fn validate_topic(topic: &str, limit: usize) -> Result<(), TopicError> {
     if found > limit {
         return Err(TopicError::TooLong { found, limit });
     }
-    if topic.contains('\0') {
-        return Err(TopicError::Nul);
+    // By bytes and in one pass: it is done for every message.
+    let mut levels = 1;
+    for &byte in topic.as_bytes() {
+        match byte {
+            b'/' => levels += 1,
+            0 => return Err(TopicError::Nul),
+            b'+' | b'#' => return Err(TopicError::Wildcard(byte.into())),
+            _ => {}
+        }
     }
-    if let Some(wildcard) = topic.chars().find(|&c| is_wildcard(c)) {
-        return Err(TopicError::Wildcard(wildcard));
-    }
-    let levels = topic.split('/').count();
     if levels > MAX_LEVELS {
         return Err(TopicError::TooManyLevels(levels));
     }

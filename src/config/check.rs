@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::access;
+use crate::access::{self, BaseTopic, MAX_BASE};
 use crate::model::Device;
 
 use super::read::{At, Fields, Reader};
@@ -38,7 +38,9 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
     let limits = top.get("limits").map(|at| limits(reader, at));
 
     let mut names = HashMap::new();
-    let devices = logins::devices(reader, &top, &mut names);
+    let base_topic = top.get("base_topic").and_then(|at| base_topic(reader, at));
+    let base_topic = base_topic.unwrap_or_default();
+    let devices = logins::devices(reader, &top, &base_topic, &mut names);
     let users = logins::users(reader, &top, &mut names);
     let uses_demo_token = logins::demo_token(reader, &devices, listeners.beyond.as_ref());
     if names.is_empty() && reader.faults.is_empty() {
@@ -60,6 +62,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
         log_format: log_format.unwrap_or(LogFormat::Auto),
         zone: zone.unwrap_or_else(jiff::tz::TimeZone::system),
         owner_email,
+        base_topic,
         access: access::Settings {
             devices: devices.into_iter().map(|read| read.login).collect(),
             users,
@@ -153,6 +156,19 @@ fn zone(reader: &mut Reader<'_>, at: &At<'_>) -> Option<jiff::tz::TimeZone> {
     }
     reader.faults.push(fault);
     None
+}
+
+fn base_topic(reader: &mut Reader<'_>, at: &At<'_>) -> Option<BaseTopic> {
+    let expected = format!("a topic of at most {MAX_BASE} bytes, such as pinhook or home/pinhook");
+    let text = reader.text(at, &expected)?;
+    match text.parse() {
+        Ok(base) => Some(base),
+        Err(error) => {
+            let fault = at.fault(format!("found {}: {error}", at.describe()));
+            reader.faults.push(fault.expected(expected));
+            None
+        }
+    }
 }
 
 fn email(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Arc<str>> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use crate::access::{BASE, DeviceLogin, Filter, Filters, PasswordHash, User};
+use crate::access::{BaseTopic, DeviceLogin, Filter, Filters, PasswordHash, User};
 use crate::model::device::TokenError;
 use crate::model::pin::PinError;
 use crate::model::{Device, Pin, Token, UserName};
@@ -65,6 +65,7 @@ pub(super) struct ReadDevice {
 pub(super) fn devices(
     reader: &mut Reader<'_>,
     top: &Fields<'_>,
+    base: &BaseTopic,
     names: &mut Names,
 ) -> Vec<ReadDevice> {
     let Some(at) = top.get("devices") else {
@@ -108,8 +109,8 @@ pub(super) fn devices(
             .and_then(|at| reader.boolean(at));
         let max_message = fields.get("max_message");
         let max_message = max_message.and_then(|at| reader.size(at, MESSAGE));
-        let publish = filters(reader, fields.get("publish"), Whose::Device);
-        let subscribe = filters(reader, fields.get("subscribe"), Whose::Device);
+        let publish = filters(reader, fields.get("publish"), Whose::Device(base));
+        let subscribe = filters(reader, fields.get("subscribe"), Whose::Device(base));
         let Some(name) = name else { continue };
         let place = token.as_ref().map(|(at, _)| (at.place(), at.path.clone()));
         let unreadable = || {
@@ -294,14 +295,15 @@ fn password(reader: &mut Reader<'_>, at: &At<'_>) -> Option<PasswordHash> {
 }
 
 /// Whose filters they are.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Whose {
-    /// A device's: its own topics need no filter, and others' are not for it.
-    Device,
+#[derive(Clone, Copy)]
+enum Whose<'b> {
+    /// A device's: its own topics, below the base, need no filter, and others' are
+    /// not for it.
+    Device(&'b BaseTopic),
     User,
 }
 
-fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose) -> Filters {
+fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose<'_>) -> Filters {
     let Some(at) = at else {
         return Filters::default();
     };
@@ -316,9 +318,11 @@ fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose) -> Filter
             reader
                 .faults
                 .push(fault.expected("the filter behind `$share/GROUP/`: it decides"));
-        } else if whose == Whose::Device && [BASE, "+", "#"].contains(&first) {
-            let fault = item.fault(format!("{} reaches into `{BASE}/`", item.describe()));
-            let fault = fault.expected(format!("a filter outside `{BASE}/`"));
+        } else if let Whose::Device(base) = whose
+            && base.meets(&text)
+        {
+            let fault = item.fault(format!("{} reaches into `{base}/`", item.describe()));
+            let fault = fault.expected(format!("a filter outside `{base}/`"));
             reader
                 .faults
                 .push(fault.hint("a device has its own topics there without a filter"));

@@ -65,6 +65,8 @@ pub struct Config {
     pub zone: jiff::tz::TimeZone,
     /// The owner's address, for the placeholder.
     pub owner_email: Option<Arc<str>>,
+    /// What pinhook's own topics begin with.
+    pub base_topic: access::BaseTopic,
     /// Who may log in.
     pub access: access::Settings,
     /// The webhooks, in the order of the file.
@@ -213,6 +215,7 @@ impl Config {
     /// start; every other one can be changed while the daemon runs.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         let own = [
+            ("base_topic", self.base_topic == new.base_topic),
             ("listen.mqtt", self.listen_mqtt == new.listen_mqtt),
             ("log", self.log == new.log),
             ("log_format", self.log_format == new.log_format),
@@ -226,6 +229,7 @@ impl Config {
     /// With what `running` has of the keys that take effect only at the next start.
     pub fn until_restart(self, running: &Config) -> Config {
         Config {
+            base_topic: running.base_topic.clone(),
             listen_mqtt: running.listen_mqtt.clone(),
             log: running.log.clone(),
             log_format: running.log_format,
@@ -314,6 +318,7 @@ mod tests {
                 vec![],
             ),
             ("listen: {mqtt: '127.0.0.1:1884'}\n", vec!["listen.mqtt"]),
+            ("base_topic: home/pins\n", vec!["base_topic"]),
             (
                 "log: debug\nlog_format: json\nlimits: {packet: 1KiB, in_flight: 1}\n",
                 vec!["log", "log_format", "limits.packet", "limits.in_flight"],

@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::model::name::MAX_NAME;
+use crate::model::nearest::nearest;
 use crate::model::template::Text;
 
 use super::hidden::{Hidden, MIN_SECRET, is_secret, is_secret_key, is_token};
-use super::report::{Fault, Span, nearest};
+use super::report::{Fault, Span};
 use super::schema::{self, Keys};
 use super::sources::{Piece, Sources, pieces};
 use super::transport::Transports;

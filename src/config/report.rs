@@ -6,6 +6,7 @@ use std::fmt;
 use serde_saphyr::granit_parser;
 
 use super::hidden::Hidden;
+use crate::model::nearest::nearest;
 
 /// Most characters of a line that are shown; a longer one is cut around the caret.
 const MAX_SHOWN: usize = 120;
@@ -390,22 +391,6 @@ pub(super) fn clean(text: &str) -> String {
 pub(super) fn lines(text: &str) -> Vec<String> {
     let text = text.replace("\r\n", "\n");
     text.split(['\n', '\r']).map(str::to_owned).collect()
-}
-
-/// The name in `known` that `found` was most likely meant to be.
-pub(super) fn nearest<'k>(
-    found: &str,
-    known: impl IntoIterator<Item = &'k str>,
-) -> Option<&'k str> {
-    let plain = |name: &str| name.to_lowercase().replace('-', "_");
-    let found = plain(found);
-    let allowed = (found.chars().count() / 3).clamp(1, 4);
-    known
-        .into_iter()
-        .map(|name| (strsim::damerau_levenshtein(&found, &plain(name)), name))
-        .filter(|(distance, _)| *distance <= allowed)
-        .min()
-        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

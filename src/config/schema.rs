@@ -21,6 +21,7 @@ pub(super) struct Keys {
 pub(super) const TOP: Keys = Keys {
     home: "",
     built: &[
+        "base_topic",
         "blynk",
         "defaults",
         "devices",
@@ -35,7 +36,7 @@ pub(super) const TOP: Keys = Keys {
         "users",
         "webhooks",
     ],
-    later: &["base_topic", "data_dir", "flush", "home_assistant", "tls"],
+    later: &["data_dir", "flush", "home_assistant", "tls"],
 };
 
 /// `listen`

@@ -164,7 +164,7 @@ pub(super) fn log_filter(text: &str) -> Result<String, Wrong> {
             return Err(Wrong {
                 expected: "error, warn, info, debug, trace or off, or a filter such as \
                            `info,pinhook::mqtt=debug`",
-                meant: super::report::nearest(level, LEVELS)
+                meant: crate::model::nearest::nearest(level, LEVELS)
                     .filter(|_| target.is_none_or(is_target))
                     .map(|near| match target {
                         Some(target) => format!("{target}={near}"),

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::model::gate;
 use crate::model::webhook::Delivery;
-use crate::model::{Device, DeviceName, Outcome, Pin, PinValue, WebhookName};
+use crate::model::{Device, DeviceName, Outcome, Pin, PinValue, PropertyName, WebhookName};
 
 /// Something for a device.
 #[derive(Debug, Clone)]
@@ -23,13 +23,18 @@ pub enum What {
     Value(Pin, PinValue),
     /// A line about something that went wrong.
     Diag(String),
+    /// The time, as JSON; see [`utc_json`](crate::model::clock::utc_json).
+    Clock(String),
 }
 
 /// What has changed since an observer looked last; of everything only the newest.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Pins that were written, and their values, in the order of the writes.
-    pub pins: Vec<(Arc<Device>, Pin, PinValue)>,
+    /// Pins that were written, and their values, in the order of the writes;
+    /// `None`: the value was forgotten.
+    pub pins: Vec<(Arc<Device>, Pin, Option<PinValue>)>,
+    /// Properties that were set, in that order; `None`: it was taken back.
+    pub properties: Vec<(Arc<Device>, Pin, PropertyName, Option<PinValue>)>,
     /// Devices that came or went, and whether they are connected.
     pub status: Vec<(DeviceName, bool)>,
     /// Webhooks whose state changed.
@@ -47,6 +52,8 @@ pub struct Changes {
 pub enum Gone {
     /// A device, with its pins that had a value, or only what they were called.
     Pins(Arc<Device>, Vec<Pin>),
+    /// The same of its properties.
+    Properties(Arc<Device>, Vec<(Pin, PropertyName)>),
     /// A device itself.
     Device(DeviceName),
     /// A webhook.

@@ -7,6 +7,7 @@
 mod deliver;
 mod event;
 pub mod inbox;
+mod property;
 mod reload;
 mod room;
 mod write;
@@ -20,11 +21,16 @@ use tokio::sync::Notify;
 
 use crate::model::bucket::Bucket;
 use crate::model::diag::Diag;
-use crate::model::{Device, DeviceName, Outcome, Pin, PinValue, Webhook, WebhookName};
+use crate::model::{
+    Device, DeviceName, Outcome, Pin, PinValue, PropertyName, Webhook, WebhookName,
+};
 pub use event::{Changes, Downlink, Gone, Report, WebhookState, What};
 pub use inbox::{Answer, Attempt, Counts, Inbox, Taken};
+pub use property::{MAX_PROPERTIES, MAX_PROPERTY_BYTES};
 pub use room::{Misfit, Room};
 pub use write::WriteError;
+
+use property::Properties;
 
 /// Reports that wait for the observer; beyond it the oldest is forgotten and
 /// counted, since nobody may hold the hub up by not looking.
@@ -89,6 +95,7 @@ struct State {
 struct DeviceState {
     device: Arc<Device>,
     values: BTreeMap<Pin, PinValue>,
+    properties: Properties,
     listeners: Vec<Listener>,
     bucket: Bucket,
     diag: Diag,
@@ -107,6 +114,7 @@ impl DeviceState {
         DeviceState {
             device,
             values: BTreeMap::new(),
+            properties: Properties::default(),
             listeners: Vec::new(),
             bucket: Bucket::new(writes_per_second),
             diag: Diag::default(),
@@ -120,6 +128,8 @@ impl DeviceState {
 struct Dirty {
     /// With the number of the write, so that they come out in order.
     pins: HashMap<(DeviceName, Pin), u64>,
+    /// The same of properties.
+    properties: HashMap<(DeviceName, Pin, PropertyName), u64>,
     writes: u64,
     status: HashSet<DeviceName>,
     webhooks: HashSet<WebhookName>,
@@ -293,11 +303,19 @@ impl Hub {
             let Some(device) = state.devices.get(&name) else {
                 continue;
             };
-            if let Some(value) = device.values.get(&pin) {
-                changes
-                    .pins
-                    .push((Arc::clone(&device.device), pin, value.clone()));
-            }
+            let value = device.values.get(&pin).cloned();
+            let device = Arc::clone(&device.device);
+            changes.pins.push((device, pin, value));
+        }
+        let mut properties: Vec<_> = state.dirty.properties.drain().collect();
+        properties.sort_unstable_by_key(|(_, number)| *number);
+        for ((name, pin, property), _) in properties {
+            let Some(device) = state.devices.get(&name) else {
+                continue;
+            };
+            let value = device.properties.get(pin, property).cloned();
+            let device = Arc::clone(&device.device);
+            changes.properties.push((device, pin, property, value));
         }
         for name in state.dirty.status.drain() {
             if let Some(device) = state.devices.get(&name) {
@@ -342,6 +360,12 @@ impl Dirty {
     fn written(&mut self, device: &DeviceName, pin: Pin) {
         self.writes += 1;
         self.pins.insert((device.clone(), pin), self.writes);
+    }
+
+    fn set(&mut self, device: &DeviceName, pin: Pin, property: PropertyName) {
+        self.writes += 1;
+        let key = (device.clone(), pin, property);
+        self.properties.insert(key, self.writes);
     }
 
     fn report(&mut self, report: Report) {

@@ -1,11 +1,11 @@
 //! Another configuration, while everything runs (product.md §9, Reload).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{DeviceState, Gone, Hub, Inbox, Listener, Routes, State};
-use crate::model::{Device, Outcome, Webhook};
+use super::{DeviceState, Dirty, Gone, Hub, Inbox, Listener, Routes, State};
+use crate::model::{Device, DeviceName, Outcome, Pin, PropertyName, Webhook};
 
 impl Hub {
     /// Takes other devices and webhooks. A device keeps its values, a webhook its
@@ -30,15 +30,17 @@ impl Hub {
                 Some(mut kept) => {
                     let was = std::mem::replace(&mut kept.device, device);
                     // Its topics are called otherwise now.
-                    let has_moved =
-                        |pin: &&_| was.topic_level(**pin) != kept.device.topic_level(**pin);
-                    let moved: Vec<_> = kept.values.keys().filter(has_moved).copied().collect();
-                    for pin in &moved {
+                    let has_moved = |pin: Pin| was.topic_level(pin) != kept.device.topic_level(pin);
+                    let (mut pins, mut properties) = told(&state.dirty, &name, &kept);
+                    pins.retain(|pin| has_moved(*pin));
+                    properties.retain(|(pin, _)| has_moved(*pin));
+                    for pin in &pins {
                         state.dirty.written(&name, *pin);
                     }
-                    if !moved.is_empty() {
-                        state.dirty.gone.push(Gone::Pins(was, moved));
+                    for (pin, property) in &properties {
+                        state.dirty.set(&name, *pin, *property);
                     }
+                    state.dirty.leave(was, pins, properties);
                     kept
                 }
                 None => {
@@ -49,8 +51,8 @@ impl Hub {
             state.devices.insert(name, kept);
         }
         for (name, gone) in before {
-            let pins = gone.values.keys().copied().collect();
-            state.dirty.gone.push(Gone::Pins(gone.device, pins));
+            let (pins, properties) = told(&state.dirty, &name, &gone);
+            state.dirty.leave(gone.device, pins, properties);
             state.dirty.gone.push(Gone::Device(name));
         }
     }
@@ -89,6 +91,41 @@ impl Hub {
         }
         for (name, device) in &mut state.devices {
             device.listeners = listeners.remove(name).unwrap_or_default();
+        }
+    }
+}
+
+/// Pins and properties of a device that observers may have been told of: those
+/// with a value, and those that lost it a moment ago.
+fn told(
+    dirty: &Dirty,
+    name: &DeviceName,
+    device: &DeviceState,
+) -> (BTreeSet<Pin>, BTreeSet<(Pin, PropertyName)>) {
+    let mut pins: BTreeSet<_> = device.values.keys().copied().collect();
+    let of_device = dirty.pins.keys().filter(|(of, _)| of == name);
+    pins.extend(of_device.map(|(_, pin)| *pin));
+    let mut properties: BTreeSet<_> = device.properties.names().collect();
+    let of_device = dirty.properties.keys().filter(|(of, ..)| of == name);
+    properties.extend(of_device.map(|(_, pin, property)| (*pin, *property)));
+    (pins, properties)
+}
+
+impl Dirty {
+    /// What these pins of a device were called holds no longer.
+    fn leave(
+        &mut self,
+        device: Arc<Device>,
+        pins: BTreeSet<Pin>,
+        properties: BTreeSet<(Pin, PropertyName)>,
+    ) {
+        if !pins.is_empty() {
+            let pins = pins.into_iter().collect();
+            self.gone.push(Gone::Pins(Arc::clone(&device), pins));
+        }
+        if !properties.is_empty() {
+            let properties = properties.into_iter().collect();
+            self.gone.push(Gone::Properties(device, properties));
         }
     }
 }

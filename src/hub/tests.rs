@@ -11,7 +11,7 @@ use crate::model::retry::Retry;
 use crate::model::template::{Names, Place, Spelling, Template};
 use crate::model::transport::Transport;
 use crate::model::webhook::Triggers;
-use crate::model::{Source, Write};
+use crate::model::{Property, Source, Write};
 
 const SPELLING: Spelling = Spelling {
     placeholders: true,
@@ -118,6 +118,7 @@ impl World {
         let shown = |Downlink { device, what }| match what {
             What::Value(pin, value) => format!("{} {pin} {}", device.name, value.commas()),
             What::Diag(line) => format!("{} diag {line}", device.name),
+            What::Clock(json) => format!("{} clock {json}", device.name),
         };
         self.sent.try_iter().map(shown).collect()
     }
@@ -329,7 +330,7 @@ fn observers_get_the_newest_of_everything_once() {
     let changes = world.hub.take_changes();
 
     assert_eq!(changes.pins.len(), 1);
-    assert_eq!(changes.pins[0].2, "3".into());
+    assert_eq!(changes.pins[0].2, Some("3".into()));
     assert_eq!(changes.status, [("porch".parse().unwrap(), true)]);
     let outcomes: Vec<_> = changes
         .reports
@@ -594,4 +595,145 @@ fn a_webhook_that_comes_back_still_counts_its_request_in_flight() {
     // Nothing is kept of one that is gone for good.
     world.hub.reconfigure(routes(&devices, vec![]), world.now);
     assert_eq!(world.hub.lock().leaving.len(), 1);
+}
+
+/// What observers are told of pins and properties; `-` where nothing is left.
+fn told(changes: &Changes) -> Vec<String> {
+    let shown = |value: &Option<PinValue>| {
+        let value = value.as_ref();
+        value.map_or("-".to_owned(), |value| value.commas().into_owned())
+    };
+    let pins = changes.pins.iter();
+    let pins = pins.map(|(device, pin, value)| format!("{} {pin} {}", device.name, shown(value)));
+    let properties = changes.properties.iter();
+    let properties = properties
+        .map(|(device, pin, name, value)| format!("{} {pin}/{name} {}", device.name, shown(value)));
+    pins.chain(properties).collect()
+}
+
+impl World {
+    fn property(&self, name: &str, value: &str) -> Result<(), WriteError> {
+        let property = Property::new("V1".parse().unwrap(), name, value.into()).unwrap();
+        let porch = "porch".parse().unwrap();
+        self.hub.property(&porch, &property, self.now)
+    }
+}
+
+#[test]
+fn an_erased_pin_is_as_if_it_had_never_been_written() {
+    let world = world(vec![webhook("hook", &["porch"], &["V1", "V2"])]);
+    let porch: DeviceName = "porch".parse().unwrap();
+    let pin = "V1".parse().unwrap();
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    assert_eq!(told(&world.hub.take_changes()), ["porch V1 1"]);
+
+    world.hub.erase(&porch, pin, world.now).unwrap();
+
+    assert_eq!(world.hub.read(&porch, pin), None);
+    assert_eq!(world.hub.snapshot()["hook"].triggered, 1);
+    assert_eq!(told(&world.hub.take_changes()), ["porch V1 -"]);
+    world.hub.answer(&porch, None, world.now).unwrap();
+    assert!(world.sent().is_empty());
+    // What was never written needs no telling; and it counts as a write.
+    world.hub.erase(&porch, pin, world.now).unwrap();
+    assert!(told(&world.hub.take_changes()).is_empty());
+    let refused = (0..20).find_map(|_| world.hub.erase(&porch, pin, world.now).err());
+    assert_eq!(refused, Some(WriteError::TooMany(5)));
+}
+
+#[test]
+fn properties_are_kept_and_told_and_trigger_nothing() {
+    let world = world(vec![webhook("hook", &["porch"], &["V1"])]);
+    let porch: DeviceName = "porch".parse().unwrap();
+    let (pin, label) = ("V1".parse().unwrap(), "label".parse().unwrap());
+    world.property("label", "Soil").unwrap();
+    world.property("labels", "a\0b").unwrap();
+    world.property("label", "Earth").unwrap();
+
+    assert_eq!(
+        told(&world.hub.take_changes()),
+        ["porch V1/labels a,b", "porch V1/label Earth"]
+    );
+    assert_eq!(
+        world.hub.read_property(&porch, pin, label),
+        Some("Earth".into())
+    );
+    world.property("label", "Earth").unwrap();
+    assert!(told(&world.hub.take_changes()).is_empty());
+    world.property("label", "").unwrap();
+    assert_eq!(told(&world.hub.take_changes()), ["porch V1/label -"]);
+    assert_eq!(world.hub.read_property(&porch, pin, label), None);
+    assert_eq!(world.hub.snapshot()["hook"].triggered, 0);
+    assert!(world.hub.read(&porch, pin).is_none());
+
+    let error = world.property("label", "nine chars").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "value of 10 bytes for V1 label: at most 8 are allowed (limits.value)"
+    );
+    assert_eq!(world.sent(), [format!("porch diag {error}")]);
+}
+
+#[test]
+fn the_time_goes_to_the_device_alone_and_counts_as_a_write() {
+    let world = world(Vec::new());
+    let porch: DeviceName = "porch".parse().unwrap();
+    let at = jiff::Timestamp::from_second(1_600_000_000).unwrap();
+
+    world.hub.tell_time(&porch, at, world.now).unwrap();
+
+    let json = crate::model::clock::utc_json(at, &TimeZone::UTC);
+    assert_eq!(world.sent(), [format!("porch clock {json}")]);
+    let refused = (0..20).find_map(|_| world.hub.tell_time(&porch, at, world.now).err());
+    assert_eq!(refused, Some(WriteError::TooMany(5)));
+}
+
+#[test]
+fn what_was_erased_a_moment_before_a_reload_leaves_its_old_name_too() {
+    let named = |name: &str| {
+        let mut routes = routes(&["porch"], Vec::new());
+        routes.devices = vec![Arc::new(Device {
+            pin_names: [("V1".parse().unwrap(), name.to_owned())].into(),
+            names_in_topics: true,
+            ..devices::device("porch", "sixteen-letters-")
+        })];
+        routes
+    };
+    let world = world(Vec::new());
+    let porch: DeviceName = "porch".parse().unwrap();
+    world.hub.reconfigure(named("soil"), world.now);
+    world.write("porch", "V1", "1", Source::Hardware).unwrap();
+    world.property("label", "Soil").unwrap();
+    world.hub.take_changes();
+
+    world
+        .hub
+        .erase(&porch, "V1".parse().unwrap(), world.now)
+        .unwrap();
+    world.hub.reconfigure(named("rain"), world.now);
+
+    let changes = world.hub.take_changes();
+    let gone: Vec<_> = changes
+        .gone
+        .iter()
+        .map(|gone| format!("{gone:?}"))
+        .collect();
+    assert_eq!(
+        gone,
+        [
+            r#"Pins(Device("porch"), [V1])"#,
+            r#"Properties(Device("porch"), [(V1, PropertyName("label"))])"#,
+        ]
+    );
+    assert_eq!(told(&changes), ["porch V1 -", "porch V1/label Soil"]);
+    world.hub.reconfigure(routes(&[], Vec::new()), world.now);
+    let gone = world.hub.take_changes().gone;
+    let gone: Vec<_> = gone.iter().map(|gone| format!("{gone:?}")).collect();
+    assert_eq!(
+        gone,
+        [
+            r#"Properties(Device("porch"), [(V1, PropertyName("label"))])"#,
+            r#"Device("porch")"#,
+        ]
+    );
 }

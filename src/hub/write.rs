@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::inbox::Aftermath;
+use super::property::{MAX_PROPERTIES, MAX_PROPERTY_BYTES};
 use super::{DeviceState, Hub, Listener, State, What};
+use crate::model::clock::utc_json;
 use crate::model::template::RenderError;
 use crate::model::webhook::{Delivery, DeliveryId, Tries, Trigger};
 use crate::model::{DeviceName, EventCode, Outcome, Pin, PinValue, Source, Webhook, Write};
@@ -29,6 +31,12 @@ pub enum WriteError {
     /// Too many writes.
     #[error("more than {0} writes a second (limits.writes_per_second)")]
     TooMany(u32),
+    /// The device's properties take all the room they have.
+    #[error(
+        "the pins of a device have at most {MAX_PROPERTIES} properties, of {MAX_PROPERTY_BYTES} \
+         bytes together"
+    )]
+    NoRoomForProperty,
     /// The daemon is stopping.
     #[error("pinhook is stopping")]
     Stopping,
@@ -62,6 +70,23 @@ impl Hub {
             source,
             now,
         );
+        drop(guard);
+        self.0.news.notify_one();
+        Ok(())
+    }
+
+    /// Forgets the value of a pin, as if it had never been written. Triggers nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write); it counts as one.
+    pub fn erase(&self, name: &DeviceName, pin: Pin, now: Instant) -> Result<(), WriteError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let device = self.admit(state, name, &pin, &PinValue::from(""), now)?;
+        if device.values.remove(&pin).is_some() {
+            state.dirty.written(name, pin);
+        }
         drop(guard);
         self.0.news.notify_one();
         Ok(())
@@ -152,7 +177,7 @@ impl Hub {
     }
 
     /// The device that may write `value` to `what`. One that may not is told why.
-    fn admit<'s>(
+    pub(super) fn admit<'s>(
         &self,
         state: &'s mut State,
         name: &DeviceName,
@@ -197,7 +222,12 @@ impl Hub {
     }
 
     /// Tells the device why it is refused.
-    fn refuse(&self, device: &mut DeviceState, error: WriteError, now: Instant) -> WriteError {
+    pub(super) fn refuse(
+        &self,
+        device: &mut DeviceState,
+        error: WriteError,
+        now: Instant,
+    ) -> WriteError {
         self.diag_locked(device, &error.to_string(), now);
         error
     }
@@ -232,6 +262,29 @@ impl Hub {
                 pins.iter().filter_map(known).for_each(send);
             }
         }
+        Ok(())
+    }
+
+    /// Sends a device the time `at` in the configured zone.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer`](Self::answer).
+    pub fn tell_time(
+        &self,
+        name: &DeviceName,
+        at: jiff::Timestamp,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if !device.bucket.take(now) {
+            return Err(self.refuse(device, self.too_many(), now));
+        }
+        self.send(&device.device, What::Clock(utc_json(at, &state.zone)));
         Ok(())
     }
 

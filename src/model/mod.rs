@@ -5,13 +5,16 @@
 //! argument, so that every rule is a test without a runtime.
 
 pub mod bucket;
+pub mod clock;
 pub mod device;
 pub mod diag;
 pub mod gate;
 pub mod mask;
 pub mod name;
+pub mod nearest;
 pub mod pending;
 pub mod pin;
+pub mod property;
 pub mod request;
 pub mod response;
 pub mod retry;
@@ -23,5 +26,6 @@ pub mod write;
 pub use device::{Device, Token};
 pub use name::{DeviceName, EventCode, UserName, WebhookName};
 pub use pin::{Pin, PinKind, PinValue};
+pub use property::{Property, PropertyName};
 pub use webhook::{Outcome, Webhook};
 pub use write::{Source, Write};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::codec::publish_size;
 use super::mount::Mount;
 use super::packet::{OutgoingPublish, OutgoingQos, Properties, Version};
-use super::pins::topic;
+use super::pins::Topics;
 use crate::hub::{Misfit, Room};
 use crate::model::{Device, Pin, PinValue};
 
@@ -18,6 +18,7 @@ pub const PUB_SUB_CLIENT: usize = 256;
 /// The message budget of one connection of a device.
 #[derive(Debug)]
 pub struct Budget {
+    topics: Topics,
     version: Version,
     is_mounted: bool,
     /// Of the CONNECT.
@@ -31,12 +32,14 @@ pub struct Budget {
 impl Budget {
     /// A budget of which nothing is known but the CONNECT.
     pub fn new(
+        topics: Topics,
         version: Version,
         is_mounted: bool,
         maximum_packet: Option<NonZeroU32>,
         most: usize,
     ) -> Budget {
         Budget {
+            topics,
             version,
             is_mounted,
             maximum_packet,
@@ -65,10 +68,10 @@ impl Budget {
     /// QoS 1 and without an identifier.
     fn downlink_size(&self, device: &Device, pin: Pin, value: &PinValue) -> usize {
         let mount = match self.is_mounted {
-            true => Mount::of(&device.name),
+            true => Mount::of(self.topics.base(), &device.name),
             false => Mount::default(),
         };
-        let topic = topic::downlink(device, pin);
+        let topic = self.topics.downlink(device, pin);
         let topic = mount
             .local(&topic)
             .expect("a device's own topics are in its mount");
@@ -119,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_its_queue_cannot_hold_does_not_fit() {
-        let budget = Budget::new(Version::V311, true, None, 1000);
+        let budget = Budget::new(Topics::default(), Version::V311, true, None, 1000);
         let pin = "V5".parse().unwrap();
         let check =
             |length| budget.check(&device(None), pin, &PinValue::from(&*"x".repeat(length)));
@@ -139,7 +142,13 @@ mod tests {
             (Some(300), Some(100), Some(200), Some(100)),
             (Some(200), Some(300), Some(100), Some(100)),
         ] {
-            let budget = Budget::new(Version::V5, true, connect.and_then(NonZeroU32::new), MIB);
+            let budget = Budget::new(
+                Topics::default(),
+                Version::V5,
+                true,
+                connect.and_then(NonZeroU32::new),
+                MIB,
+            );
             if let Some(rxbuff) = rxbuff.and_then(NonZeroUsize::new) {
                 budget.set_rxbuff(rxbuff);
             }
@@ -150,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_later_rxbuff_replaces_the_earlier_one() {
-        let budget = Budget::new(Version::V311, true, None, MIB);
+        let budget = Budget::new(Topics::default(), Version::V311, true, None, MIB);
 
         for bytes in [256, 1024, 100] {
             budget.set_rxbuff(NonZeroUsize::new(bytes).unwrap());
@@ -171,7 +180,7 @@ mod tests {
             (Version::V311, true, "V5", 110, 3 + 2 + 14 + 2 + 110),
             (Version::V5, true, "V5", 1460, 3 + 2 + 14 + 2 + 1 + 1460),
         ] {
-            let budget = Budget::new(version, is_mounted, None, MIB);
+            let budget = Budget::new(Topics::default(), version, is_mounted, None, MIB);
             let value = PinValue::from(&*"x".repeat(value));
             let pin = pin.parse().unwrap();
 

@@ -15,24 +15,27 @@ use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::bell::Bell;
-use super::codec::DecodeError;
+use super::codec::{DecodeError, EncodeError};
+use super::counters::ClientRefused;
 use super::intake::Publisher;
 use super::mount::Mount;
-use super::packet::{Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Qos, Reason, Version};
+use super::packet::{
+    Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, OutgoingPublish, Qos, Reason, Version,
+};
 use crate::access::Principal;
 use crate::broker::topic::{TopicError, validate_topic};
 use crate::broker::{self, Cause, ClientKey, End, Next, Open, QoS, Session, Will};
 use admit::{Admitted, Refused, admit};
 use aliases::Told;
-use presence::{Presence, unsent_line};
+use presence::{Presence, shortened, unsent_line};
 use publish::Holding;
-use wire::{Wire, packet_publish};
+use wire::{Traffic, Wire, packet_publish};
 
 /// How long a client may take to send its CONNECT (broker.md, CONNECT).
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -47,7 +50,7 @@ const HIGH_WATER: usize = 16 * 1024;
 
 /// What a client may have done for it before the others get their turn: packets,
 /// long ones counted as several. All clients share one thread.
-const TURN: usize = 50;
+const TURN: usize = 100;
 
 /// Bytes of a packet that count as one more.
 const TURN_BYTES: usize = 512;
@@ -55,50 +58,31 @@ const TURN_BYTES: usize = 512;
 /// Why a client must log in again.
 const LOGIN_CHANGED: &str = "its login has changed or left the configuration";
 
-/// Serves a client until it or `goodbye` ends the conversation.
-pub(super) async fn serve<S>(
+/// Serves a client until it or `goodbye` ends the conversation; `place` is its
+/// place among the connections, kept until then.
+pub(super) async fn serve<S, P>(
     stream: S,
     peer: SocketAddr,
+    place: P,
     shared: Arc<Shared>,
     goodbye: CancellationToken,
 ) where
-    S: AsyncRead + AsyncWrite,
+    S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut wire = Wire::new(stream, shared.settings.packet);
-    let connect = tokio::select! {
-        first = timeout(CONNECT_TIME, wire.first()) => first,
-        () = goodbye.cancelled() => return,
-    };
-    let connect = match connect {
-        Ok(Ok(Some(connect))) => connect,
-        Ok(Ok(None)) => return,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, "no MQTT client: {error}");
-            return wire.refuse(error.reason(), &error.to_string()).await;
-        }
-        Err(_) => {
-            tracing::debug!(%peer, "no CONNECT within {CONNECT_TIME:?}");
-            return;
-        }
-    };
-    let admitted = tokio::select! {
-        admitted = admit(&shared, &mut wire, &connect, peer) => admitted,
-        () = goodbye.cancelled() => return,
-    };
-    match admitted {
-        Ok(admitted) => match Connection::open(wire, shared, *connect, admitted, peer) {
-            Ok(mut connection) => {
-                let ending = connection.run(goodbye).await;
-                connection.end(ending).await;
-            }
-            Err(wire) => {
-                let reason = Reason::BAD_USER_NAME_OR_PASSWORD;
-                wire.refuse(reason, LOGIN_CHANGED).await;
-            }
-        },
-        Err(Refused::Answered(reason, why)) => wire.refuse(reason, &why).await,
-        Err(Refused::Unanswered) => {}
+    // Coming and going are boxed, or a connection would have room for them for
+    // as long as it lasts: most of them just wait, thousands at a time.
+    let coming = Box::pin(Connection::welcome(
+        stream,
+        peer,
+        Arc::clone(&shared),
+        &goodbye,
+    ));
+    if let Some(mut connection) = coming.await {
+        let _connected = shared.intake.tally.connect();
+        let ending = connection.run(goodbye).await;
+        Box::pin(connection.end(ending)).await;
     }
+    drop(place);
 }
 
 /// A client that has come in.
@@ -136,7 +120,51 @@ enum Ending {
     Goodbye,
 }
 
-impl<S: AsyncRead + AsyncWrite> Connection<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Waits for the CONNECT, and lets the client in or says why not.
+    async fn welcome(
+        stream: S,
+        peer: SocketAddr,
+        shared: Arc<Shared>,
+        goodbye: &CancellationToken,
+    ) -> Option<Connection<S>> {
+        let mut wire = Wire::new(stream, shared.settings.packet);
+        let connect = tokio::select! {
+            first = timeout(CONNECT_TIME, wire.first()) => first,
+            () = goodbye.cancelled() => return None,
+        };
+        let connect = match connect {
+            Ok(Ok(connect)) => connect?,
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, "no MQTT client: {error}");
+                let tally = &shared.intake.tally;
+                tally.refuse_client(client_refused(error.reason()));
+                wire.refuse(error.reason(), &error.to_string()).await;
+                return None;
+            }
+            Err(_) => {
+                tracing::debug!(%peer, "no CONNECT within {CONNECT_TIME:?}");
+                return None;
+            }
+        };
+        let admitted = tokio::select! {
+            admitted = admit(&shared, &mut wire, &connect, peer) => admitted,
+            () = goodbye.cancelled() => return None,
+        };
+        match admitted {
+            Ok(admitted) => match Connection::open(wire, shared, *connect, admitted, peer) {
+                Ok(connection) => return Some(connection),
+                Err(wire) => {
+                    let reason = Reason::BAD_USER_NAME_OR_PASSWORD;
+                    wire.refuse(reason, LOGIN_CHANGED).await;
+                }
+            },
+            Err(Refused::Answered(reason, why)) => wire.refuse(reason, &why).await,
+            Err(Refused::Unanswered) => {}
+        }
+        None
+    }
+
     /// Opens the session, publishes the will of the connection it replaces, and
     /// answers the CONNECT; gives the wire back if the login has become void since
     /// it was checked.
@@ -191,10 +219,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         let device = match &principal {
             Principal::Device { login, is_mounted } => {
-                let (hub, name) = (&shared.intake.hub, &login.device.name);
+                let (intake, name) = (&shared.intake, &login.device.name);
                 let maximum = connect.maximum_packet;
                 Some(Presence::new(
-                    hub,
+                    &intake.hub,
+                    &intake.topics,
                     name,
                     connect.version,
                     *is_mounted,
@@ -272,26 +301,12 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             }
             let deadline = self.deadline();
             let is_turn_over = self.is_turn_over();
-            let Wire {
-                reader,
-                writer,
-                inbox,
-                outbox,
-                ..
-            } = &mut self.wire;
-            // Reading and writing here are cancel-safe.
             let ended = tokio::select! {
                 () = goodbye.cancelled() => Some(Ending::Goodbye),
-                written = writer.write(outbox), if !outbox.is_empty() => match written {
-                    Ok(0) | Err(_) => Some(Ending::Broken),
-                    Ok(written) => {
-                        self.wire.written(written);
-                        None
-                    }
-                },
-                read = reader.read_buf(inbox), if may_read => match read {
-                    Ok(0) | Err(_) => Some(Ending::Broken),
-                    Ok(_) => {
+                traffic = self.wire.traffic(may_read) => match traffic {
+                    Traffic::Broken => Some(Ending::Broken),
+                    Traffic::Written => None,
+                    Traffic::Read => {
                         self.last_heard = Instant::now();
                         None
                     }
@@ -328,15 +343,16 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     /// Handles the packets that have arrived, unless an acknowledgement waits,
     /// for one turn at most.
     fn take_packets(&mut self) -> Result<(), Ending> {
+        let now = Instant::now();
         while !self.is_turn_over() {
-            if !self.settle(Instant::now()) {
+            if !self.settle(now) {
                 return Ok(());
             }
             let before = self.wire.inbox.len();
             match self.wire.decode() {
                 Ok(Some(packet)) => {
                     self.done += 1 + (before - self.wire.inbox.len()) / TURN_BYTES;
-                    self.handle(packet)?;
+                    self.handle(packet, now)?;
                 }
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(fault(&error)),
@@ -367,16 +383,15 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         true
     }
 
-    fn handle(&mut self, packet: Incoming) -> Result<(), Ending> {
+    fn handle(&mut self, packet: Incoming, now: Instant) -> Result<(), Ending> {
         match packet {
-            Incoming::Publish(publish) => self.publish(publish)?,
+            Incoming::Publish(publish) => self.publish(publish, now)?,
             Incoming::PubAck(ack) => {
                 self.session.acknowledge(ack.packet_id);
             }
-            Incoming::Subscribe(subscribe) => self.subscribe(&subscribe)?,
+            Incoming::Subscribe(subscribe) => self.subscribe(&subscribe, now)?,
             Incoming::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Incoming::PingReq => {
-                self.wire.shrink();
                 self.wire.queue(&Outgoing::PingResp);
             }
             Incoming::Disconnect(disconnect) => return Err(self.leave(disconnect)),
@@ -416,8 +431,9 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
 
     /// Takes messages from the session while there is room for them.
     fn fill(&mut self) -> Result<(), Ending> {
+        let now = Instant::now();
         while self.wire.outbox.len() < HIGH_WATER {
-            match self.session.next(Instant::now()) {
+            match self.session.next(now) {
                 Next::Message(outgoing) => self.send(&outgoing),
                 Next::Release(packet_id) => {
                     let reason = Reason::SUCCESS;
@@ -449,6 +465,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let device = self.device.as_ref();
         let limit = device.and_then(|device| device.limit(&intake.hub));
         let most = limit.unwrap_or(usize::MAX);
+        let is_diag = intake.topics.is_diag(&outgoing.message.topic);
         let mut told = self.aliases_out.find(topic);
         let publish = |told| packet_publish(outgoing, topic, told, &properties);
         let mut queued = self.wire.queue_publish(&publish(told), most);
@@ -457,11 +474,22 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             told = Told::Name;
             queued = self.wire.queue_publish(&publish(told), most);
         }
+        // Words are worth something cut short; a value is not (product.md §5.6).
+        if let Err(EncodeError::TooLarge { size, limit }) = queued
+            && is_diag
+        {
+            let publish = publish(told);
+            let line = shortened(publish.payload, size - limit).unwrap_or_default();
+            let payload = line.as_bytes();
+            let publish = OutgoingPublish { payload, ..publish };
+            queued = self.wire.queue_publish(&publish, most);
+        }
         if queued.is_ok() {
             self.aliases_out.keep(topic, told);
         }
         let line = match queued {
             Ok(size) => {
+                intake.tally.send(topic);
                 let device = self.device.as_mut().filter(|_| limit.is_none());
                 match device.and_then(|device| device.warning(size)) {
                     Some(line) => line,
@@ -471,7 +499,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             Err(error) => {
                 self.session.discard(outgoing);
                 // A line about a line that does not fit would not fit either.
-                if topic.ends_with("downlink/diag") {
+                if is_diag {
                     return;
                 }
                 unsent_line(topic, &error)
@@ -481,7 +509,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 
     /// Says the last words, ends the session and publishes the will.
-    async fn end(mut self, ending: Ending) {
+    async fn end(&mut self, ending: Ending) {
         // However it ended: who may not log in any more leaves no will.
         let ending = match self.session.closed() {
             Some(cause @ Cause::LoginChanged) => Ending::Closed(cause),
@@ -514,6 +542,14 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                 )
             }
         };
+        if let Ending::Fault(reason, why) = &ending {
+            let intake = &self.shared.intake;
+            let refused = client_refused(*reason);
+            intake.tally.refuse_client(refused);
+            if refused == ClientRefused::PacketTooLarge {
+                intake.tell_too_large(&self.principal, why, Instant::now());
+            }
+        }
         let login = self.principal.login();
         let gossip = &self.shared.intake.gossip;
         match (&ending, &goodbye) {
@@ -594,7 +630,20 @@ fn settled(ack: Ack, is_known: bool) -> Ack {
 }
 
 fn fault(error: &DecodeError) -> Ending {
-    Ending::Fault(error.reason(), error.to_string())
+    let key = match error {
+        DecodeError::TooLarge { .. } => " (limits.packet)",
+        _ => "",
+    };
+    Ending::Fault(error.reason(), format!("{error}{key}"))
+}
+
+/// As what a connection that was closed for `reason` is counted.
+fn client_refused(reason: Reason) -> ClientRefused {
+    match reason {
+        Reason::PACKET_TOO_LARGE => ClientRefused::PacketTooLarge,
+        Reason::KEEP_ALIVE_TIMEOUT => ClientRefused::KeepAlive,
+        _ => ClientRefused::Protocol,
+    }
 }
 
 fn broker_qos(qos: Qos) -> QoS {

@@ -1,9 +1,10 @@
 //! Lines in the log about what clients do: masked, on one line each, and only
 //! so many a second, so that no client can fill the disk or forge a line.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::model::bucket::Bucket;
 use crate::model::mask::Mask;
@@ -11,10 +12,18 @@ use crate::model::mask::Mask;
 /// Lines a second, with a burst of twice that.
 const LINES: u32 = 10;
 
+/// Least time between two lines about what one client does too often.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Clients of whom such lines are remembered, before the old ones are forgotten:
+/// more than have a configuration of their own.
+const REMEMBERED: usize = 4096;
+
 /// Says what clients do.
 pub(super) struct Gossip {
     mask: RwLock<Mask>,
     state: Mutex<State>,
+    seldom: Mutex<HashMap<(String, &'static str), Instant>>,
 }
 
 struct State {
@@ -31,6 +40,7 @@ impl Gossip {
                 bucket: Bucket::new(LINES),
                 unsaid: 0,
             }),
+            seldom: Mutex::default(),
         }
     }
 
@@ -51,6 +61,27 @@ impl Gossip {
         if let Some(line) = self.admit(line, Instant::now()) {
             tracing::warn!(client = who, "{line}");
         }
+    }
+
+    /// A line about something that a client may do a thousand times a second:
+    /// `what` it is, of whom, is said once in a while, so that others are heard too.
+    pub fn warn_seldom(&self, who: &str, what: &'static str, line: impl fmt::Display) {
+        if self.is_due(who, what, Instant::now()) {
+            self.warn(who, line);
+        }
+    }
+
+    fn is_due(&self, who: &str, what: &'static str, now: Instant) -> bool {
+        let mut seldom = self.seldom.lock().expect("no panic under this lock");
+        if seldom.len() >= REMEMBERED {
+            seldom.retain(|_, said| now < *said + QUIET);
+        }
+        let key = (who.to_owned(), what);
+        let is_due = seldom.get(&key).is_none_or(|said| now >= *said + QUIET);
+        if is_due {
+            seldom.insert(key, now);
+        }
+        is_due
     }
 
     fn admit(&self, line: impl fmt::Display, now: Instant) -> Option<String> {
@@ -82,9 +113,23 @@ pub(super) fn plain(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn what_happens_too_often_is_said_once_a_minute_of_each_client() {
+        let gossip = Gossip::new(Mask::default());
+        let start = Instant::now();
+
+        assert!(gossip.is_due("porch", "rate", start));
+        assert!(!gossip.is_due("porch", "rate", start + QUIET - Duration::from_secs(1)));
+        assert!(gossip.is_due("shed", "rate", start));
+        assert!(gossip.is_due("porch", "queue", start));
+        assert!(gossip.is_due("porch", "rate", start + QUIET));
+        for n in 0..2 * REMEMBERED {
+            gossip.is_due(&n.to_string(), "rate", start + n as u32 * QUIET);
+        }
+        assert!(gossip.seldom.lock().unwrap().len() <= REMEMBERED);
+    }
 
     #[test]
     fn lines_are_masked_single_and_limited() {

@@ -2,28 +2,34 @@
 //! everybody else. PUBLISH and wills go through here alike.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::budget::Budget;
+use super::counters::{PublishRefused, SubscribeRefused, Tally};
 use super::gossip::{Gossip, plain};
 use super::packet::Reason;
-use super::pins::{self, Inbound};
+use super::pins::{self, Inbound, Misread, Topics};
 use super::publish_own;
 use crate::access::Principal;
 use crate::broker::{Broker, ClientKey, Held, Message, RetainRefused};
 use crate::hub::{Hub, WriteError};
+use crate::model::property::PropertyError;
 use crate::model::{DeviceName, Write};
 
 /// Where published messages go.
 pub(super) struct Intake {
     pub hub: Hub,
     pub broker: Broker,
+    pub topics: Topics,
+    pub tally: Tally,
     pub gossip: Gossip,
     /// Devices whose retained writes were noted in the log.
     noted: Mutex<HashSet<DeviceName>>,
+    /// What the broker's queues had dropped when it was looked at last.
+    queue_drops: AtomicU64,
 }
 
 /// Who publishes.
@@ -60,12 +66,15 @@ impl Taken {
 
 impl Intake {
     /// Takes messages to these.
-    pub fn new(hub: Hub, broker: Broker, gossip: Gossip) -> Intake {
+    pub fn new(hub: Hub, broker: Broker, topics: Topics, gossip: Gossip) -> Intake {
         Intake {
             hub,
             broker,
+            topics,
+            tally: Tally::default(),
             gossip,
             noted: Mutex::default(),
+            queue_drops: AtomicU64::new(0),
         }
     }
 
@@ -79,7 +88,9 @@ impl Intake {
         now: Instant,
     ) -> Taken {
         let principal = publisher.principal;
-        if let Err(refusal) = principal.may_publish(&message.topic) {
+        self.tally.receive();
+        if let Err(refusal) = principal.may_publish(self.topics.base(), &message.topic) {
+            self.tally.refuse_publish(PublishRefused::NotAllowed);
             self.tell(
                 principal,
                 &format!("publish on {shown} refused: {refusal}"),
@@ -97,16 +108,17 @@ impl Intake {
             }
             Err(reason) => return Taken::at_once(reason),
         };
-        if !message.retain && !self.broker.has_subscribers(&message.topic) {
-            return Taken::at_once(unheard);
-        }
-        // A payload that is kept must not pin the read buffer it is a slice of.
-        message.payload = Bytes::copy_from_slice(&message.payload);
         let published = self.broker.publish(Some(publisher.client), message, now);
+        self.note_drops();
         let reason = match published.retained {
             Ok(()) if published.receivers == 0 => unheard,
             Ok(()) => Reason::SUCCESS,
             Err(refused) => {
+                self.tally.refuse_publish(match refused {
+                    RetainRefused::Messages => PublishRefused::Retained,
+                    RetainRefused::Bytes => PublishRefused::RetainedBytes,
+                    RetainRefused::Owner => PublishRefused::RetainedPerDevice,
+                });
                 self.tell(principal, &retain_line(shown, refused), now);
                 Reason::QUOTA_EXCEEDED
             }
@@ -126,17 +138,18 @@ impl Intake {
     ) -> Result<Option<Reason>, Reason> {
         let principal = publisher.principal;
         let topic = &*message.topic;
-        if let Some(webhook) = pins::read_resume(topic, &message.payload) {
+        if let Some(webhook) = self.topics.read_resume(topic, &message.payload) {
             self.resume(&webhook, now);
             return Ok(Some(Reason::SUCCESS));
         }
-        let Some((name, rest)) = pins::device_of(topic) else {
+        let Some((name, rest)) = self.topics.device_of(topic) else {
             return Ok(None);
         };
         let Some(device) = self.hub.device(name) else {
             if !pins::is_for_device(rest) {
                 return Ok(None);
             }
+            self.tally.refuse_publish(PublishRefused::NoSuchTopic);
             self.tell(
                 principal,
                 &format!("{topic}: there is no device `{name}`"),
@@ -148,7 +161,7 @@ impl Intake {
             && pins::is_for_device(rest)
             && let Err(error) = self.hub.check_rate(&device.name, now)
         {
-            return Err(refusal(&error));
+            return Err(self.refuse(&device.name, &error));
         }
         match pins::read(&device, rest, &message.payload) {
             Ok(None) => Ok(None),
@@ -160,16 +173,9 @@ impl Intake {
             }
             Err(misread) => {
                 self.tell_device(&device.name, &misread.to_string(), now);
-                Err(match misread {
-                    pins::Misread::NotText(_) | pins::Misread::Batch(_) | pins::Misread::Mcu(_) => {
-                        Reason::PAYLOAD_FORMAT_INVALID
-                    }
-                    pins::Misread::NoPin { .. }
-                    | pins::Misread::NoCode(_)
-                    | pins::Misread::NoSuchTopic(_)
-                    | pins::Misread::NotBuilt(_) => Reason::TOPIC_NAME_INVALID,
-                    pins::Misread::TooMany => Reason::QUOTA_EXCEEDED,
-                })
+                let (reason, counted) = judge(&misread);
+                self.tally.refuse_publish(counted);
+                Err(reason)
             }
         }
     }
@@ -192,7 +198,7 @@ impl Intake {
                         source,
                     };
                     if let Err(error) = self.hub.write(write, now) {
-                        reason = refusal(&error);
+                        reason = self.refuse(device, &error);
                         // The rest of a batch would be refused like this one.
                         if matches!(error, WriteError::TooMany(_)) {
                             break;
@@ -201,14 +207,20 @@ impl Intake {
                 }
                 reason
             }
-            Inbound::Get(pins) => match self.hub.answer(device, pins.as_deref(), now) {
-                Ok(()) => Reason::SUCCESS,
-                Err(error) => refusal(&error),
-            },
-            Inbound::Event(code, value) => match self.hub.event(device, &code, &value, now) {
-                Ok(()) => Reason::SUCCESS,
-                Err(error) => refusal(&error),
-            },
+            Inbound::Erase(pin) => self.reason(device, self.hub.erase(device, pin, now)),
+            Inbound::Property(property) => {
+                self.reason(device, self.hub.property(device, &property, now))
+            }
+            Inbound::Get(pins) => {
+                self.reason(device, self.hub.answer(device, pins.as_deref(), now))
+            }
+            Inbound::Clock => {
+                let time = jiff::Timestamp::now();
+                self.reason(device, self.hub.tell_time(device, time, now))
+            }
+            Inbound::Event(code, value) => {
+                self.reason(device, self.hub.event(device, &code, &value, now))
+            }
             Inbound::Mcu(rxbuff) => {
                 if let (Some(budget), Some(rxbuff)) = (publisher.budget, rxbuff) {
                     budget.set_rxbuff(rxbuff);
@@ -218,11 +230,81 @@ impl Intake {
         }
     }
 
+    /// What a call of the hub's ended with, for the acknowledgement.
+    fn reason(&self, device: &DeviceName, result: Result<(), WriteError>) -> Reason {
+        match result {
+            Ok(()) => Reason::SUCCESS,
+            Err(error) => self.refuse(device, &error),
+        }
+    }
+
+    /// Counts and logs what the hub has refused; it has told the device.
+    fn refuse(&self, device: &DeviceName, error: &WriteError) -> Reason {
+        let (reason, counted) = match error {
+            WriteError::TooMany(_) => (Reason::QUOTA_EXCEEDED, PublishRefused::Rate),
+            WriteError::TooLong { .. } => (Reason::QUOTA_EXCEEDED, PublishRefused::ValueTooLong),
+            WriteError::NoRoomForProperty => (Reason::QUOTA_EXCEEDED, PublishRefused::Properties),
+            WriteError::UnknownDevice(_) => {
+                (Reason::TOPIC_NAME_INVALID, PublishRefused::NoSuchTopic)
+            }
+            WriteError::Stopping => (
+                Reason::IMPLEMENTATION_SPECIFIC_ERROR,
+                PublishRefused::Stopping,
+            ),
+        };
+        self.tally.refuse_publish(counted);
+        match error {
+            // As often as the device likes.
+            WriteError::TooMany(_) => self.gossip.warn_seldom(device.as_str(), "rate", error),
+            WriteError::Stopping => {}
+            _ => self.gossip.warn(device.as_str(), error),
+        }
+        reason
+    }
+
+    /// Says now and then that readers lose messages. Which reader it is, is seen
+    /// when it stalls.
+    fn note_drops(&self) {
+        let drops = self.broker.queue_drops();
+        let before = self.queue_drops.load(Ordering::Relaxed);
+        if drops > before {
+            self.queue_drops.store(drops, Ordering::Relaxed);
+            let line = format_args!(
+                "{drops} messages so far were dropped because their subscribers read too slowly \
+                 (limits.session_queue, limits.session_queue_bytes)"
+            );
+            self.gossip.warn_seldom("broker", "queue", line);
+        }
+    }
+
     fn resume(&self, webhook: &str, now: Instant) {
         let result = self.hub.resume(webhook, now);
         let json = pins::resume_json(webhook, &result);
-        let topic = pins::topic::resume_response();
+        let topic = self.topics.resume_response();
         publish_own(&self.broker, topic, json.into(), false);
+    }
+
+    /// Counts a filter that is refused, and tells who wanted it.
+    pub fn refuse_filter(
+        &self,
+        principal: &Principal,
+        filter: &str,
+        refused: SubscribeRefused,
+        why: &dyn fmt::Display,
+        now: Instant,
+    ) {
+        self.tally.refuse_subscription(refused);
+        let line = format!("subscribe to {} refused: {why}", pins::shown(filter));
+        self.tell(principal, &line, now);
+    }
+
+    /// Tells a device that its connection was closed for a packet that is too
+    /// large; in the log it stands anyway.
+    pub fn tell_too_large(&self, principal: &Principal, why: &str, now: Instant) {
+        if let Principal::Device { login, .. } = principal {
+            let line = format!("connection closed: {why}");
+            self.hub.diag(&login.device.name, &plain(&line), now);
+        }
     }
 
     /// Tells a device that something it did was refused. A user of MQTT 5 hears
@@ -253,14 +335,32 @@ impl Intake {
     }
 }
 
-fn refusal(error: &WriteError) -> Reason {
-    match error {
-        WriteError::TooMany(_) | WriteError::TooLong { .. } => Reason::QUOTA_EXCEEDED,
-        WriteError::UnknownDevice(_) => Reason::TOPIC_NAME_INVALID,
-        WriteError::Stopping => Reason::IMPLEMENTATION_SPECIFIC_ERROR,
+/// What a message that is not understood is answered with, and counted as.
+fn judge(misread: &Misread) -> (Reason, PublishRefused) {
+    match misread {
+        Misread::NotText(_) | Misread::Batch(_) | Misread::Mcu(_) => {
+            (Reason::PAYLOAD_FORMAT_INVALID, PublishRefused::Payload)
+        }
+        Misread::Property { why, .. } => match why {
+            PropertyError::NoNumber { .. } => {
+                (Reason::PAYLOAD_FORMAT_INVALID, PublishRefused::Payload)
+            }
+            PropertyError::Unknown { .. } => {
+                (Reason::TOPIC_NAME_INVALID, PublishRefused::NoSuchTopic)
+            }
+        },
+        Misread::NoPin { .. } | Misread::NoCode(_) | Misread::NoSuchTopic(_) => {
+            (Reason::TOPIC_NAME_INVALID, PublishRefused::NoSuchTopic)
+        }
+        Misread::TooMany => (Reason::QUOTA_EXCEEDED, PublishRefused::TooManyPins),
     }
 }
 
 fn retain_line(topic: &str, refused: RetainRefused) -> String {
-    format!("the message on {topic} was passed on but not retained: {refused}")
+    let key = match refused {
+        RetainRefused::Messages => "retained",
+        RetainRefused::Bytes => "retained_bytes",
+        RetainRefused::Owner => "retained_per_device",
+    };
+    format!("the message on {topic} was passed on but not retained: {refused} (limits.{key})")
 }

@@ -5,12 +5,14 @@ mod bell;
 mod budget;
 pub mod codec;
 mod connection;
+mod counters;
 mod gossip;
 mod intake;
 mod mount;
 mod observer;
 pub mod packet;
 mod pins;
+mod system;
 mod timekeeper;
 
 use std::net::SocketAddr;
@@ -22,17 +24,22 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{self, Access};
+use crate::access::{self, Access, BaseTopic};
 use crate::broker::{Broker, ClientKey, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
 use crate::model::mask::Mask;
-use crate::net::Accepted;
+use crate::net::{Accepted, Limiter};
+pub use counters::{ClientRefused, Counters, PublishRefused, SubscribeRefused};
 use gossip::Gossip;
 use intake::Intake;
+use pins::Topics;
+use system::System;
 
 /// What the front end is told by the configuration.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
+    /// What pinhook's own topics begin with.
+    pub base: BaseTopic,
     /// Largest packet that is taken, in bytes, header included.
     pub packet: usize,
     /// Longest topic, in bytes.
@@ -64,15 +71,32 @@ struct Shared {
     settings: Settings,
     access: Access,
     intake: Intake,
+    system: System,
+    limiter: Arc<Limiter>,
 }
 
 impl Shared {
+    fn counters(&self) -> Counters {
+        let Intake { broker, tally, .. } = &self.intake;
+        tally.counters(broker.counters(), self.limiter.refused())
+    }
+
+    /// For somebody who is about to subscribe to `filter`: brings up to date what
+    /// is not kept so all the time.
+    fn before_subscribe(&self, filter: &str, now: Instant) {
+        if System::is_asked_by(filter) {
+            self.system
+                .ask(&self.intake.broker, || self.counters(), now);
+        }
+    }
+
     fn log_refused_login(&self, name: Option<&str>, peer: SocketAddr) {
         let who = name.unwrap_or_default();
         let why = match name {
             Some(_) => "wrong user name, password or token",
             None => "no user name and password were sent",
         };
+        self.intake.tally.refuse_client(ClientRefused::Login);
         let line = format_args!("login of `{who}` from {peer} refused: {why}");
         self.intake.gossip.warn("unknown", line);
     }
@@ -80,16 +104,27 @@ impl Shared {
 
 impl Mqtt {
     /// A front end for `hub`, which sends downlinks through `broker` from here on.
-    pub fn new(hub: Hub, broker: Broker, access: Access, mask: Mask, settings: Settings) -> Mqtt {
-        let downlinks = broker.clone();
+    /// `limiter` is that of the listeners, whose numbers are shown.
+    pub fn new(
+        hub: Hub,
+        broker: Broker,
+        access: Access,
+        limiter: Arc<Limiter>,
+        mask: Mask,
+        settings: Settings,
+    ) -> Mqtt {
+        let topics = Topics::new(settings.base.clone());
+        let (downlinks, below) = (broker.clone(), topics.clone());
         hub.set_sink(Box::new(move |downlink| {
-            publish_downlink(&downlinks, downlink)
+            publish_downlink(&downlinks, &below, downlink)
         }));
         Mqtt {
             shared: Arc::new(Shared {
                 settings,
                 access,
-                intake: Intake::new(hub, broker, Gossip::new(mask)),
+                intake: Intake::new(hub, broker, topics, Gossip::new(mask)),
+                system: System::new(Instant::now()),
+                limiter,
             }),
             connections: TaskTracker::new(),
             goodbye: CancellationToken::new(),
@@ -102,20 +137,21 @@ impl Mqtt {
         let serving = connection::serve(
             accepted.stream,
             accepted.peer,
+            accepted.place,
             Arc::clone(&self.shared),
             self.goodbye.clone(),
         );
-        let place = accepted.place;
-        self.connections.spawn(async move {
-            serving.await;
-            drop(place);
-        });
+        self.connections.spawn(serving);
     }
 
     /// Publishes what the hub has to tell until `stop`, and then `offline`.
     pub async fn observe(&self, stop: CancellationToken) {
-        let Intake { hub, broker, .. } = &self.shared.intake;
-        observer::run(hub, broker, stop).await;
+        observer::run(&self.shared, stop).await;
+    }
+
+    /// What came and went since the start, and what was refused.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters()
     }
 
     /// Ends sessions whose time is up, and publishes wills that were delayed, until `stop`.
@@ -142,14 +178,15 @@ impl Mqtt {
 }
 
 /// Called while the hub is locked, so it only hands the message to the broker.
-fn publish_downlink(broker: &Broker, downlink: Downlink) {
+fn publish_downlink(broker: &Broker, topics: &Topics, downlink: Downlink) {
     let Downlink { device, what } = downlink;
     let (topic, payload) = match what {
         What::Value(pin, value) => (
-            pins::topic::downlink(&device, pin),
+            topics.downlink(&device, pin),
             Bytes::copy_from_slice(value.as_wire().as_bytes()),
         ),
-        What::Diag(line) => (pins::topic::diag(&device.name), Bytes::from(line)),
+        What::Diag(line) => (topics.diag(&device.name), Bytes::from(line)),
+        What::Clock(json) => (topics.clock(&device.name), Bytes::from(json)),
     };
     publish_own(broker, topic, payload, false);
 }

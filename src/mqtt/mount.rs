@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::access::BASE;
+use crate::access::BaseTopic;
 use crate::model::DeviceName;
 
 /// Where a client's topics live: under its device's prefix, or at the root.
@@ -13,9 +13,9 @@ pub struct Mount(Option<String>);
 const SHARE: &str = "$share/";
 
 impl Mount {
-    /// The mount of a device's login.
-    pub fn of(device: &DeviceName) -> Mount {
-        Mount(Some(format!("{BASE}/{device}/")))
+    /// The mount of a device's login, where pinhook's topics begin with `base`.
+    pub fn of(base: &BaseTopic, device: &DeviceName) -> Mount {
+        Mount(Some(format!("{base}/{device}/")))
     }
 
     /// The full name of a topic as the client says it.
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_mounted_client_lives_under_its_prefix() {
-        let mount = Mount::of(&"porch".parse().unwrap());
+        let mount = Mount::of(&BaseTopic::default(), &"porch".parse().unwrap());
 
         assert_eq!(mount.full("ds/V5"), "pinhook/porch/ds/V5");
         assert_eq!(mount.full("../shed/ds/V5"), "pinhook/porch/../shed/ds/V5");

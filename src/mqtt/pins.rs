@@ -8,19 +8,114 @@ use std::num::NonZeroUsize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::access::BASE;
+use crate::access::BaseTopic;
 use crate::hub::{Report, WebhookState};
 use crate::model::gate::State;
+use crate::model::property::PropertyError;
 use crate::model::webhook::{Delivery, Trigger};
-use crate::model::{Device, DeviceName, EventCode, Pin, PinValue, Source, WebhookName};
+use crate::model::{
+    Device, DeviceName, EventCode, Pin, PinValue, Property, PropertyName, Source, WebhookName,
+};
+
+/// The topics of pinhook's own, by their full names; cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Topics(BaseTopic);
+
+impl Topics {
+    /// The topics below this base.
+    pub fn new(base: BaseTopic) -> Topics {
+        Topics(base)
+    }
+
+    /// What all of them begin with.
+    pub fn base(&self) -> &BaseTopic {
+        &self.0
+    }
+
+    /// Splits a full name into device and the rest, if it lies in a device's subtree.
+    pub fn device_of<'a>(&self, name: &'a str) -> Option<(&'a str, &'a str)> {
+        self.0.below(name)?.split_once('/')
+    }
+
+    /// The webhook that a message on `name` asks to resume, if it is such a request.
+    pub fn read_resume(&self, name: &str, payload: &[u8]) -> Option<String> {
+        let is_request = self.0.below(name)? == "bridge/request/resume";
+        is_request.then(|| String::from_utf8_lossy(payload).trim().to_owned())
+    }
+
+    /// `downlink/ds/P`: a value for the device.
+    pub fn downlink(&self, device: &Device, pin: Pin) -> String {
+        let level = device.topic_level(pin);
+        format!("{}/{}/downlink/ds/{level}", self.0, device.name)
+    }
+
+    /// `downlink/utc/all/json`: the time.
+    pub fn clock(&self, device: &DeviceName) -> String {
+        format!("{}/{device}/downlink/utc/all/json", self.0)
+    }
+
+    /// `downlink/diag`: a line for the device.
+    pub fn diag(&self, device: &DeviceName) -> String {
+        format!("{}/{device}/downlink/diag", self.0)
+    }
+
+    /// Whether a full name is some device's `downlink/diag`.
+    pub fn is_diag(&self, name: &str) -> bool {
+        let rest = self.device_of(name).map(|(_, rest)| rest);
+        rest == Some("downlink/diag")
+    }
+
+    /// `state/P`: the value of a pin.
+    pub fn state(&self, device: &Device, pin: Pin) -> String {
+        let level = device.topic_level(pin);
+        format!("{}/{}/state/{level}", self.0, device.name)
+    }
+
+    /// `prop/P/NAME`: a property of a pin.
+    pub fn property(&self, device: &Device, pin: Pin, name: PropertyName) -> String {
+        let level = device.topic_level(pin);
+        format!("{}/{}/prop/{level}/{name}", self.0, device.name)
+    }
+
+    /// `status`: whether the device is connected.
+    pub fn status(&self, device: &DeviceName) -> String {
+        format!("{}/{device}/status", self.0)
+    }
+
+    /// `webhook/NAME`: a delivery that ended.
+    pub fn report(&self, device: &DeviceName, webhook: &WebhookName) -> String {
+        format!("{}/{device}/webhook/{webhook}", self.0)
+    }
+
+    /// `bridge/webhooks/NAME`: the state of a webhook.
+    pub fn webhook(&self, webhook: &WebhookName) -> String {
+        format!("{}/bridge/webhooks/{webhook}", self.0)
+    }
+
+    /// `bridge/state`: whether pinhook runs.
+    pub fn bridge_state(&self) -> String {
+        format!("{}/bridge/state", self.0)
+    }
+
+    /// `bridge/response/resume`: the answer to a request to resume.
+    pub fn resume_response(&self) -> String {
+        format!("{}/bridge/response/resume", self.0)
+    }
+}
 
 /// What a published message asks of pinhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inbound {
     /// Writes to pins of the device, in order.
     Writes(Source, Vec<(Pin, PinValue)>),
+    /// `ds/P/erase`: the value of a pin is to be forgotten.
+    Erase(Pin),
+    /// `ds/P/prop/NAME`: a property of a pin.
+    Property(Property),
     /// `get/ds`: the values of these pins, or of all.
     Get(Option<Vec<Pin>>),
+    /// `get/utc/all/json`: the time.
+    Clock,
     /// `event/CODE`: an event and what is said of it.
     Event(EventCode, PinValue),
     /// `info/mcu`: the device's buffer in bytes, if it names it.
@@ -41,16 +136,21 @@ pub enum Misread {
     },
     /// A topic of a kind that does not exist.
     #[error(
-        "{0}: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, \
-         event/CODE or info/mcu"
+        "{0}: expected ds/PIN, ds/PIN/erase, ds/PIN/prop/NAME, set/PIN, batch_ds, get/ds with \
+         pins as in V1,V2, get/ds/all, get/utc/all/json, event/CODE or info/mcu"
     )]
     NoSuchTopic(String),
     /// What stands behind `event/` is no code.
     #[error("{0}: an event's code has 1 to 64 characters of A-Z a-z 0-9 _ -")]
     NoCode(String),
-    /// A topic of the contract that this version does not know yet.
-    #[error("{0}: is not built yet in this version")]
-    NotBuilt(String),
+    /// A property that is none, or a value that does not go with it.
+    #[error("{topic}: {why}")]
+    Property {
+        /// The topic, below the device.
+        topic: String,
+        /// What is wrong.
+        why: PropertyError,
+    },
     /// More pins than a device can have.
     #[error("get/ds: more than {MAX_ASKED} pins; get/ds/all asks for all")]
     TooMany,
@@ -67,11 +167,6 @@ pub enum Misread {
 
 /// Pins of one `get/ds`, counted with repetitions: a device has 768, and names.
 const MAX_ASKED: usize = 1000;
-
-/// Splits a full name into device and the rest, if it lies in a device's subtree.
-pub fn device_of(name: &str) -> Option<(&str, &str)> {
-    name.strip_prefix(BASE)?.strip_prefix('/')?.split_once('/')
-}
 
 /// Whether `rest`, below a device's name, is a topic that pinhook reads.
 pub fn is_for_device(rest: &str) -> bool {
@@ -101,12 +196,6 @@ pub fn read(device: &Device, rest: &str, payload: &[u8]) -> Result<Option<Inboun
     Ok(Some(inbound))
 }
 
-/// The webhook that a message on `name` asks to resume, if it is such a request.
-pub fn read_resume(name: &str, payload: &[u8]) -> Option<String> {
-    let rest = name.strip_prefix(BASE)?.strip_prefix("/bridge/request/")?;
-    (rest == "resume").then(|| String::from_utf8_lossy(payload).trim().to_owned())
-}
-
 fn write(
     device: &Device,
     topic: &str,
@@ -114,8 +203,19 @@ fn write(
     payload: &[u8],
     source: Source,
 ) -> Result<Inbound, Misread> {
-    if let Some((_, "erase")) = level.split_once('/').filter(|_| source == Source::Hardware) {
-        return Err(Misread::NotBuilt(shown(topic)));
+    if let (Source::Hardware, Some((level, more))) = (source, level.split_once('/')) {
+        match more.split_once('/').unwrap_or((more, "")) {
+            ("erase", "") => return Ok(Inbound::Erase(pin(device, topic, level)?)),
+            ("prop", name) => {
+                let pin = pin(device, topic, level)?;
+                let value = PinValue::from(text(topic, payload)?);
+                let property = Property::new(pin, name, value);
+                let topic = shown(topic);
+                let misread = |why| Misread::Property { topic, why };
+                return property.map(Inbound::Property).map_err(misread);
+            }
+            _ => {}
+        }
     }
     let pin = pin(device, topic, level)?;
     let text = text(topic, payload)?;
@@ -138,7 +238,7 @@ fn text<'a>(topic: &str, payload: &'a [u8]) -> Result<&'a str, Misread> {
 
 fn get(device: &Device, topic: &str, level: &str, payload: &[u8]) -> Result<Inbound, Misread> {
     match level {
-        "utc/all/json" => Err(Misread::NotBuilt(shown(topic))),
+        "utc/all/json" => Ok(Inbound::Clock),
         "ds/all" => Ok(Inbound::Get(None)),
         "ds" => {
             let names = text(topic, payload)?.split(',').map(str::trim);
@@ -261,60 +361,11 @@ fn scalar(json: &str) -> Option<String> {
 }
 
 /// A text of somebody else's, short enough for a line.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     const MAX: usize = 60;
     match text.char_indices().nth(MAX) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
-    }
-}
-
-/// The topics that pinhook publishes.
-pub mod topic {
-    use super::*;
-
-    /// `downlink/ds/P`: a value for the device.
-    pub fn downlink(device: &Device, pin: Pin) -> String {
-        format!(
-            "{BASE}/{}/downlink/ds/{}",
-            device.name,
-            device.topic_level(pin)
-        )
-    }
-
-    /// `downlink/diag`: a line for the device.
-    pub fn diag(device: &DeviceName) -> String {
-        format!("{BASE}/{device}/downlink/diag")
-    }
-
-    /// `state/P`: the value of a pin.
-    pub fn state(device: &Device, pin: Pin) -> String {
-        format!("{BASE}/{}/state/{}", device.name, device.topic_level(pin))
-    }
-
-    /// `status`: whether the device is connected.
-    pub fn status(device: &DeviceName) -> String {
-        format!("{BASE}/{device}/status")
-    }
-
-    /// `webhook/NAME`: a delivery that ended.
-    pub fn report(device: &DeviceName, webhook: &WebhookName) -> String {
-        format!("{BASE}/{device}/webhook/{webhook}")
-    }
-
-    /// `bridge/webhooks/NAME`: the state of a webhook.
-    pub fn webhook(webhook: &WebhookName) -> String {
-        format!("{BASE}/bridge/webhooks/{webhook}")
-    }
-
-    /// `bridge/state`: whether pinhook runs.
-    pub fn bridge_state() -> String {
-        format!("{BASE}/bridge/state")
-    }
-
-    /// `bridge/response/resume`: the answer to a request to resume.
-    pub fn resume_response() -> String {
-        format!("{BASE}/bridge/response/resume")
     }
 }
 
@@ -409,6 +460,11 @@ mod tests {
             let code = code.parse().unwrap();
             Some(Inbound::Event(code, PinValue::from(value)))
         };
+        let erase = |pin: &str| Some(Inbound::Erase(pin.parse().unwrap()));
+        let property = |pin: &str, name: &str, value: &str| {
+            let property = Property::new(pin.parse().unwrap(), name, value.into());
+            Some(Inbound::Property(property.unwrap()))
+        };
         let mcu = |rxbuff| Some(Inbound::Mcu(NonZeroUsize::new(rxbuff)));
         let pins = |list: &[&str]| Some(list.iter().map(|pin| pin.parse().unwrap()).collect());
         for (topic, payload, meaning) in [
@@ -440,6 +496,21 @@ mod tests {
                 Some(Inbound::Get(pins(&["V1", "V2", "V6"]))),
             ),
             ("get/ds/all", "", Some(Inbound::Get(None))),
+            ("get/utc/all/json", "", Some(Inbound::Clock)),
+            ("ds/v5/erase", "whatever", erase("V5")),
+            ("ds/soil moisture/erase", "", erase("V6")),
+            ("ds/V5/prop/label", "Soil", property("V5", "label", "Soil")),
+            (
+                "ds/soil moisture/prop/min",
+                "-3",
+                property("V6", "min", "-3"),
+            ),
+            (
+                "ds/V5/prop/labels",
+                "a\0b",
+                property("V5", "labels", "a\0b"),
+            ),
+            ("ds/V5/prop/max", "", property("V5", "max", "")),
             ("event/door_open", "", event("door_open", "")),
             ("event/2", "front\x00twice", event("2", "front\x00twice")),
             ("info/mcu", r#"{"rxbuff": 1024}"#, mcu(1024)),
@@ -478,17 +549,47 @@ mod tests {
             (
                 "ds",
                 "1",
-                "ds: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
+                "ds: expected ds/PIN, ds/PIN/erase, ds/PIN/prop/NAME, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, get/utc/all/json, event/CODE or info/mcu",
             ),
             (
                 "ds/",
                 "1",
-                "ds/: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
+                "ds/: expected ds/PIN, ds/PIN/erase, ds/PIN/prop/NAME, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, get/utc/all/json, event/CODE or info/mcu",
             ),
             (
-                "ds/V5/erase",
+                "ds/V500/erase",
                 "",
-                "ds/V5/erase: is not built yet in this version",
+                "ds/V500/erase: `V500` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "ds/V5/erase/now",
+                "",
+                "ds/V5/erase/now: `V5/erase/now` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "set/V5/erase",
+                "",
+                "set/V5/erase: `V5/erase` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "set/V5/prop/label",
+                "x",
+                "set/V5/prop/label: `V5/prop/label` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "ds/V5/prop/colour",
+                "#fff",
+                "ds/V5/prop/colour: `colour` is no property of a pin; did you mean `color`?",
+            ),
+            (
+                "ds/x/prop/color",
+                "#fff",
+                "ds/x/prop/color: `x` is no pin: expected V, D or A and 0 to 255, or a configured name",
+            ),
+            (
+                "ds/V5/prop/min",
+                "low",
+                "ds/V5/prop/min: `low` is no number, as `min` takes one",
             ),
             (
                 "event/front door",
@@ -503,7 +604,7 @@ mod tests {
             (
                 "info/wifi",
                 "{}",
-                "info/wifi: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
+                "info/wifi: expected ds/PIN, ds/PIN/erase, ds/PIN/prop/NAME, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, get/utc/all/json, event/CODE or info/mcu",
             ),
             (
                 "info/mcu",
@@ -516,11 +617,6 @@ mod tests {
                 "info/mcu: expected value at line 1 column 12; expected a JSON object as in {\"rxbuff\": 1024}, in bytes",
             ),
             (
-                "get/utc/all/json",
-                "",
-                "get/utc/all/json: is not built yet in this version",
-            ),
-            (
                 "get/ds",
                 &"V1,".repeat(1001),
                 "get/ds: more than 1000 pins; get/ds/all asks for all",
@@ -528,7 +624,7 @@ mod tests {
             (
                 "get/rtc",
                 "",
-                "get/rtc: expected ds/PIN, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, event/CODE or info/mcu",
+                "get/rtc: expected ds/PIN, ds/PIN/erase, ds/PIN/prop/NAME, set/PIN, batch_ds, get/ds with pins as in V1,V2, get/ds/all, get/utc/all/json, event/CODE or info/mcu",
             ),
             (
                 "get/ds",
@@ -549,7 +645,7 @@ mod tests {
             let error = read(&device(false), topic, payload.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), says);
         }
-        for topic in ["ds/V1", "event/door"] {
+        for topic in ["ds/V1", "event/door", "ds/V1/prop/label"] {
             let error = read(&device(false), topic, b"\xff").unwrap_err();
             assert_eq!(
                 error.to_string(),
@@ -580,23 +676,44 @@ mod tests {
     fn topics_carry_pin_names_where_the_device_says_so() {
         let pin = "V6".parse().unwrap();
 
-        assert_eq!(topic::state(&device(false), pin), "pinhook/porch/state/V6");
+        let topics = Topics::default();
+        let label = "label".parse().unwrap();
+        assert_eq!(topics.state(&device(false), pin), "pinhook/porch/state/V6");
         assert_eq!(
-            topic::state(&device(true), pin),
+            topics.state(&device(true), pin),
             "pinhook/porch/state/soil moisture"
         );
         assert_eq!(
-            topic::downlink(&device(true), "V7".parse().unwrap()),
+            topics.property(&device(true), pin, label),
+            "pinhook/porch/prop/soil moisture/label"
+        );
+        assert_eq!(
+            topics.downlink(&device(true), "V7".parse().unwrap()),
             "pinhook/porch/downlink/ds/V7"
         );
     }
 
     #[test]
     fn a_subtree_belongs_to_the_device_whose_whole_name_it_has() {
-        assert_eq!(device_of("pinhook/porch/ds/V5"), Some(("porch", "ds/V5")));
-        assert_eq!(device_of("pinhook/porch"), None);
-        assert_eq!(device_of("pinhooks/porch/ds"), None);
-        assert_eq!(device_of("house/porch/ds"), None);
+        let topics = Topics::default();
+        let other = Topics::new("house/pins".parse().unwrap());
+        let of = Some(("porch", "ds/V5"));
+        assert_eq!(topics.device_of("pinhook/porch/ds/V5"), of);
+        assert_eq!(topics.device_of("pinhook/porch"), None);
+        assert_eq!(topics.device_of("pinhooks/porch/ds"), None);
+        assert_eq!(topics.device_of("house/porch/ds"), None);
+        assert_eq!(other.device_of("house/pins/porch/ds/V5"), of);
+        assert_eq!(other.device_of("pinhook/porch/ds/V5"), None);
+        assert_eq!(other.device_of("house/porch/ds/V5"), None);
+        assert!(topics.is_diag(&topics.diag(&"porch".parse().unwrap())));
+        assert!(!topics.is_diag("house/porch/downlink/diag"));
+        assert!(!topics.is_diag("pinhook/porch/x/downlink/diag"));
+        let resume = |topic| other.read_resume(topic, b" sun ");
+        assert_eq!(
+            resume("house/pins/bridge/request/resume").as_deref(),
+            Some("sun")
+        );
+        assert_eq!(resume("pinhook/bridge/request/resume"), None);
     }
 
     proptest! {
@@ -605,8 +722,9 @@ mod tests {
         fn a_value_goes_out_and_in_unchanged(number: u8, named: bool, wire in ".{0,20}") {
             let pin: Pin = format!("V{number}").parse().unwrap();
             let device = device(named);
-            let topic = topic::downlink(&device, pin);
-            let (_, rest) = device_of(&topic).unwrap();
+            let topics = Topics::default();
+            let topic = topics.downlink(&device, pin);
+            let (_, rest) = topics.device_of(&topic).unwrap();
             let rest = rest.strip_prefix("downlink/").unwrap();
             let meaning = read(&device, rest, wire.as_bytes()).unwrap();
             let value = PinValue::from(wire.as_str());
@@ -618,7 +736,7 @@ mod tests {
             let _ = read(&device(false), &topic, &payload);
             let _ = read(&device(false), "batch_ds", &payload);
             let _ = read(&device(false), "info/mcu", &payload);
-            let _ = read_resume(&topic, &payload);
+            let _ = Topics::default().read_resume(&topic, &payload);
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::broker;
 use crate::hub;
 use crate::model::device::tests as devices;
 use crate::mqtt::packet::Reason;
+use crate::net;
 
 /// A device's login: name, token, and what it may publish outside its own topics.
 pub(super) type Login = (&'static str, &'static str, &'static [&'static str]);
@@ -46,6 +47,7 @@ pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
         first_id: 1,
     });
     let settings = Settings {
+        base: BaseTopic::default(),
         packet: 1024,
         topic: 256,
         subscriptions: 100,
@@ -59,6 +61,10 @@ pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
         hub,
         Broker::new(broker::Settings::default()),
         Access::new(access),
+        Arc::new(Limiter::new(net::Settings {
+            connections: 10,
+            per_address: 10,
+        })),
         Mask::default(),
         settings,
     )
@@ -98,7 +104,7 @@ impl Client {
         stream.write_all(&hello).await.unwrap();
         let peer = ([127, 0, 0, 1], 1).into();
         let shared = Arc::clone(&mqtt.shared);
-        let serving = connection::serve(theirs, peer, shared, mqtt.goodbye.clone());
+        let serving = connection::serve(theirs, peer, (), shared, mqtt.goodbye.clone());
         let serving = tokio::spawn(serving);
         let mut client = Client { stream, serving };
         let (first, body) = client.packet().await;

@@ -15,7 +15,7 @@ use super::holder;
 /// mostly: time for a connection to end.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Least time between two lines in the log about refused connections.
+/// Least time between two lines in the log about connections refused for one reason.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// How many may connect.
@@ -122,7 +122,7 @@ impl Listener {
                 }
                 Err(error) if is_about_one_connection(&error) => {}
                 Err(error) => {
-                    limiter.complain(Instant::now(), || {
+                    limiter.complain(Complaint::Accept, Instant::now(), || {
                         format!("cannot accept connections for now: {error}")
                     });
                     tokio::select! {
@@ -170,8 +170,25 @@ pub struct Limiter {
 struct Counts {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
-    refused: u64,
-    complained: Option<Instant>,
+    refused: Refused,
+    complained: HashMap<Complaint, Instant>,
+}
+
+/// Connections that were closed as soon as they came, since the start, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// There were as many as may be in all.
+    pub connections: u64,
+    /// There were as many from their address as may be.
+    pub per_address: u64,
+}
+
+/// What the log is told of, each once in a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Complaint {
+    Accept,
+    Connections,
+    PerAddress,
 }
 
 /// A connection's place; dropping it frees it.
@@ -192,23 +209,29 @@ impl Limiter {
     fn admit(self: &Arc<Limiter>, address: IpAddr, now: Instant) -> Option<Place> {
         let mut counts = self.counts.lock().expect("no panic under this lock");
         let from_there = counts.by_address.get(&address).copied().unwrap_or(0);
-        let limit = if counts.all >= self.settings.connections {
-            Some(format!(
-                "limits.connections is {}",
-                self.settings.connections
-            ))
-        } else if from_there >= self.settings.per_address {
-            let limit = self.settings.per_address;
-            Some(format!("limits.connections_per_address is {limit}"))
+        let Settings {
+            connections,
+            per_address,
+        } = self.settings;
+        let over = if counts.all >= connections {
+            let refused = &mut counts.refused.connections;
+            Some((Complaint::Connections, "connections", connections, refused))
+        } else if from_there >= per_address {
+            let refused = &mut counts.refused.per_address;
+            let key = "connections_per_address";
+            Some((Complaint::PerAddress, key, per_address, refused))
         } else {
             None
         };
-        if let Some(limit) = limit {
-            counts.refused += 1;
-            let refused = counts.refused;
+        if let Some((complaint, key, limit, refused)) = over {
+            *refused += 1;
+            let refused = *refused;
             drop(counts);
-            self.complain(now, || {
-                format!("connection from {address} refused, {limit}; {refused} refused so far")
+            self.complain(complaint, now, || {
+                format!(
+                    "connection from {address} refused, limits.{key} is {limit}; \
+                     {refused} refused so far"
+                )
             });
             return None;
         }
@@ -220,11 +243,20 @@ impl Limiter {
         })
     }
 
-    /// Says it in the log, unless something was said a short while ago.
-    fn complain(&self, now: Instant, line: impl FnOnce() -> String) {
+    /// How many were refused so far.
+    pub fn refused(&self) -> Refused {
+        self.counts
+            .lock()
+            .expect("no panic under this lock")
+            .refused
+    }
+
+    /// Says it in the log, unless the same was said a short while ago.
+    fn complain(&self, what: Complaint, now: Instant, line: impl FnOnce() -> String) {
         let mut counts = self.counts.lock().expect("no panic under this lock");
-        if counts.complained.is_none_or(|last| now >= last + QUIET) {
-            counts.complained = Some(now);
+        let last = counts.complained.get(&what);
+        if last.is_none_or(|last| now >= *last + QUIET) {
+            counts.complained.insert(what, now);
             drop(counts);
             tracing::warn!("{}", line());
         }
@@ -270,6 +302,11 @@ mod tests {
         assert!(limiter.admit(address(1), now).is_none());
         let _third = limiter.admit(address(2), now).unwrap();
         assert!(limiter.admit(address(3), now).is_none());
+        let refused = Refused {
+            connections: 1,
+            per_address: 1,
+        };
+        assert_eq!(limiter.refused(), refused);
 
         drop(first);
         assert!(limiter.admit(address(3), now).is_some());

@@ -5,4 +5,4 @@ mod holder;
 mod listener;
 pub mod tls;
 
-pub use listener::{Accepted, Limiter, ListenError, Listener, Place, Settings};
+pub use listener::{Accepted, Limiter, ListenError, Listener, Place, Refused, Settings};

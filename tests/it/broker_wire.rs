@@ -829,7 +829,7 @@ async fn what_a_mounted_client_has_no_name_for_takes_no_place_in_flight() {
 }
 
 #[tokio::test]
-async fn a_line_on_diag_that_does_not_fit_makes_no_line_on_diag() {
+async fn a_line_on_diag_that_does_not_fit_is_cut_and_makes_no_line_on_diag() {
     let daemon = daemon().await;
     let hello = Hello::mounted(V::V5, "porch").property(&[39, 0, 0, 0, 40]);
     let mut small = Raw::log_in(daemon.address, hello).await;
@@ -843,5 +843,8 @@ async fn a_line_on_diag_that_does_not_fit_makes_no_line_on_diag() {
     // A second line would come a second after the first, and so on for ever.
     let second = wide.packet_within(Duration::from_millis(2500)).await;
     assert_eq!(second, None);
+    let cut = small.message().await;
+    assert!(cut.bytes(V::V5).len() <= 40, "{cut:?}");
+    assert_eq!(cut.text(), "big is 108 bytes, t…");
     small.silence().await;
 }

@@ -36,7 +36,7 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("reqwest", &["dispatch/"]),
     ("minijinja", &["model/template"]),
     ("serde_saphyr", &["config/"]),
-    ("strsim", &["config/"]),
+    ("strsim", &["model/nearest.rs"]),
     ("argon2", &["access/"]),
     ("clap", &["cli/"]),
     (

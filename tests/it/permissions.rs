@@ -13,20 +13,26 @@ const NOT_AUTHORIZED: u8 = 0x87;
 
 /// Three devices, one of them with lists, and two users; the admin sees all.
 async fn daemon() -> Daemon {
+    daemon_below("pinhook").await
+}
+
+/// The same where pinhook's topics begin with `base`.
+async fn daemon_below(base: &str) -> Daemon {
     let hash = password_hash();
     let (porch, porch2, shed) = (token("porch"), token("porch2"), token("shed"));
     Daemon::start(&format!(
-        "devices:
+        "base_topic: {base}
+devices:
   porch: {{token: {porch}}}
   porch2: {{token: {porch2}}}
   shed: {{token: {shed}, publish: ['house/shed/#', lights/+], subscribe: ['house/#']}}
 users:
-  root: {{password: '{hash}', admin: true, publish: ['#'], subscribe: ['#', '$SYS/#']}}
+  root: {{password: '{hash}', admin: true, publish: ['#'], subscribe: ['#']}}
   anna:
     password: '{hash}'
-    publish: [pinhook/+/set/+, house/anna]
-    subscribe: [pinhook/porch/state/#, 'house/+/temperature']
-limits: {{connections_per_address: 1000}}"
+    publish: [{base}/+/set/+, house/anna]
+    subscribe: [{base}/porch/state/#, 'house/+/temperature']
+limits: {{connections_per_address: 1000, writes_per_second: 0}}"
     ))
     .await
 }
@@ -44,7 +50,13 @@ async fn witness(daemon: &Daemon) -> Raw {
 
 /// The next message the witness hears that pinhook did not make by itself.
 async fn heard(witness: &mut Raw) -> (String, String) {
-    const OWN: [&str; 3] = ["/status", "/downlink/diag", "/state/"];
+    const OWN: [&str; 5] = [
+        "/status",
+        "/downlink/diag",
+        "/downlink/utc/",
+        "/state/",
+        "porch/prop/",
+    ];
     loop {
         let message = witness.message().await;
         if !OWN.iter().any(|own| message.topic.contains(own)) {
@@ -80,7 +92,7 @@ fn hello(version: V, login: &str) -> Hello {
 }
 
 /// Login, topic as the client says it, and the full name where it is allowed.
-const PUBLISHES: [(&str, &str, Option<&str>); 47] = [
+const PUBLISHES: [(&str, &str, Option<&str>); 62] = [
     // A device on its own topics.
     ("porch", "pinhook/porch/ds/V1", Some("pinhook/porch/ds/V1")),
     (
@@ -95,6 +107,50 @@ const PUBLISHES: [(&str, &str, Option<&str>); 47] = [
         "anything/else",
         Some("pinhook/porch/anything/else"),
     ),
+    (
+        "porch",
+        "pinhook/porch/ds/V1/erase",
+        Some("pinhook/porch/ds/V1/erase"),
+    ),
+    ("porch/", "ds/V1/erase", Some("pinhook/porch/ds/V1/erase")),
+    (
+        "porch",
+        "pinhook/porch/ds/V1/prop/label",
+        Some("pinhook/porch/ds/V1/prop/label"),
+    ),
+    (
+        "porch/",
+        "ds/V1/prop/label",
+        Some("pinhook/porch/ds/V1/prop/label"),
+    ),
+    (
+        "porch/",
+        "get/utc/all/json",
+        Some("pinhook/porch/get/utc/all/json"),
+    ),
+    // As the device, by somebody whose list allows it.
+    (
+        "root",
+        "pinhook/porch/ds/V1/erase",
+        Some("pinhook/porch/ds/V1/erase"),
+    ),
+    (
+        "root",
+        "pinhook/porch/ds/V1/prop/label",
+        Some("pinhook/porch/ds/V1/prop/label"),
+    ),
+    (
+        "root",
+        "pinhook/porch/get/utc/all/json",
+        Some("pinhook/porch/get/utc/all/json"),
+    ),
+    ("anna", "pinhook/porch/ds/V1/erase", None),
+    ("anna", "pinhook/porch/ds/V1/prop/label", None),
+    ("anna", "pinhook/porch/get/utc/all/json", None),
+    ("porch", "pinhook/shed/ds/V1/erase", None),
+    ("porch", "pinhook/shed/ds/V1/prop/label", None),
+    ("porch", "pinhook/shed/get/utc/all/json", None),
+    ("root", "pinhook/porch/prop/V1/label", None),
     // On another's, by its name, its prefix, and by ways around.
     ("porch", "pinhook/porch2/ds/V1", None),
     ("porch", "pinhook/porch2/anything", None),
@@ -158,12 +214,28 @@ const PUBLISHES: [(&str, &str, Option<&str>); 47] = [
 
 #[tokio::test]
 async fn who_may_publish() {
-    let daemon = daemon().await;
+    who_may_publish_below("pinhook").await;
+}
+
+#[tokio::test]
+async fn who_may_publish_below_another_base() {
+    who_may_publish_below("home/pins").await;
+}
+
+/// A topic of the tables where pinhook's own begin with `base`.
+fn below(base: &str, topic: &str) -> String {
+    topic.replace("pinhook", base)
+}
+
+async fn who_may_publish_below(base: &str) {
+    let daemon = daemon_below(base).await;
     let mut witness = witness(&daemon).await;
     for version in BOTH {
         for (login, topic, allowed) in PUBLISHES {
+            let (topic, marker) = (&below(base, topic), &below(base, marker(login)));
+            let allowed = allowed.map(|name| below(base, name));
             let mut client = Raw::log_in(daemon.address, hello(version, login)).await;
-            let reason = match allowed {
+            let reason = match &allowed {
                 Some(_) => 0,
                 None => refused(version),
             };
@@ -179,12 +251,12 @@ async fn who_may_publish() {
 
             // What was let through has been heard before this is.
             client
-                .publish_message(Message::new(marker(login), "done").qos(1))
+                .publish_message(Message::new(marker, "done").qos(1))
                 .await;
             let done = if login.ends_with('/') {
-                format!("pinhook/{login}{}", marker(login))
+                format!("{base}/{login}{marker}")
             } else {
-                marker(login).to_owned()
+                marker.clone()
             };
             let mut through = Vec::new();
             loop {
@@ -194,7 +266,8 @@ async fn who_may_publish() {
                 }
                 through.push(name);
             }
-            let expected: Vec<_> = allowed.into_iter().flat_map(|name| [name; 4]).collect();
+            let expected = allowed.iter().flat_map(|name| vec![name.clone(); 4]);
+            let expected: Vec<_> = expected.collect();
             assert_eq!(through, expected, "{version:?} {login}: {topic}");
             for retained in allowed.iter().filter(|name| !name.contains("/ds/V")) {
                 forget(&daemon, retained, &mut witness).await;
@@ -225,7 +298,7 @@ async fn forget(daemon: &Daemon, topic: &str, witness: &mut Raw) {
 }
 
 /// Login, filter as the client says it, and whether it is allowed.
-const SUBSCRIBES: [(&str, &str, bool); 37] = [
+const SUBSCRIBES: [(&str, &str, bool); 42] = [
     ("porch", "pinhook/porch/#", true),
     ("porch", "pinhook/porch/+/V1", true),
     ("porch", "pinhook/porch/downlink/ds/V1", true),
@@ -263,13 +336,29 @@ const SUBSCRIBES: [(&str, &str, bool); 37] = [
     ("anna", "pinhook/porch/#", false),
     ("anna", "#", false),
     ("root", "#", true),
+    // An admin needs no list for what the broker says of itself.
+    ("root", "$SYS/#", true),
+    ("root", "$SYS/broker/uptime", true),
+    ("root", "$other/x", false),
+    ("anna", "$SYS/broker/uptime", false),
+    ("porch/", "$SYS/#", true),
 ];
 
 #[tokio::test]
 async fn who_may_subscribe() {
-    let daemon = daemon().await;
+    who_may_subscribe_below("pinhook").await;
+}
+
+#[tokio::test]
+async fn who_may_subscribe_below_another_base() {
+    who_may_subscribe_below("home/pins").await;
+}
+
+async fn who_may_subscribe_below(base: &str) {
+    let daemon = daemon_below(base).await;
     for version in BOTH {
         for (login, filter, is_allowed) in SUBSCRIBES {
+            let filter = &*below(base, filter);
             let mut client = Raw::log_in(daemon.address, hello(version, login)).await;
             let expected = match is_allowed {
                 true => 1,
@@ -280,7 +369,7 @@ async fn who_may_subscribe() {
             let own = if login == "anna" {
                 "house/x/temperature"
             } else {
-                "pinhook/porch/x"
+                &below(base, "pinhook/porch/x")
             };
             let own = if login == "root" || login == "porch" || login == "anna" {
                 own

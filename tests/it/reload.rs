@@ -241,13 +241,18 @@ async fn what_needs_a_restart_is_said_every_time() {
     let pinhook = Process::start(&porch(hook)).await;
 
     for _ in 0..2 {
-        let other = format!("{}\nlimits: {{value: 1KiB}}\nlog: warn\n", porch(hook));
+        let other = format!(
+            "{}\nlimits: {{value: 1KiB}}\nlog: warn\nbase_topic: home/pins\n",
+            porch(hook)
+        );
         reload(&pinhook, &other, "in effect after a restart only: ").await;
     }
 
-    assert!(
-        pinhook.said().contains("limits.value"),
-        "{}",
-        pinhook.said()
-    );
+    for key in ["limits.value", "base_topic"] {
+        assert!(pinhook.said().contains(key), "{}", pinhook.said());
+    }
+    // Until then it stays where it is.
+    let mut device = Raw::log_in(pinhook.address, Hello::unmounted(V::V5, "porch")).await;
+    assert_eq!(device.publish("pinhook/porch/ds/V1", "1").await, 0);
+    assert_eq!(device.publish("home/pins/porch/ds/V1", "1").await, 0x87);
 }

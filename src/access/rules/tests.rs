@@ -4,6 +4,10 @@ use super::super::{DeviceLogin, User, hash};
 use super::*;
 use crate::model::device::tests as devices;
 
+fn base() -> BaseTopic {
+    BaseTopic::default()
+}
+
 fn filters(list: &[&str]) -> Filters {
     Filters(list.iter().map(|text| text.parse().unwrap()).collect())
 }
@@ -43,6 +47,9 @@ fn who_may_publish() {
         ("pinhook/porch/get/ds", true, true, false),
         ("pinhook/porch/info/mcu", true, true, false),
         ("pinhook/porch/event/door", true, true, false),
+        ("pinhook/porch/ds/V0/erase", true, true, false),
+        ("pinhook/porch/ds/V0/prop/color", true, true, false),
+        ("pinhook/porch/get/utc/all/json", true, true, false),
         ("pinhook/porch/anything/else", true, true, false),
         ("pinhook/porch", true, true, false),
         ("pinhook/porch/set/V0", false, true, true),
@@ -70,16 +77,28 @@ fn who_may_publish() {
         ("house/shed/lamp", false, true, true),
         ("garden", false, true, false),
     ] {
-        assert_eq!(porch.may_publish(name).is_ok(), device, "device: {name}");
-        assert_eq!(admin.may_publish(name).is_ok(), by_admin, "admin: {name}");
-        assert_eq!(anna.may_publish(name).is_ok(), by_anna, "anna: {name}");
+        assert_eq!(
+            porch.may_publish(&base(), name).is_ok(),
+            device,
+            "device: {name}"
+        );
+        assert_eq!(
+            admin.may_publish(&base(), name).is_ok(),
+            by_admin,
+            "admin: {name}"
+        );
+        assert_eq!(
+            anna.may_publish(&base(), name).is_ok(),
+            by_anna,
+            "anna: {name}"
+        );
     }
 }
 
 #[test]
 fn who_may_subscribe() {
     let porch = device(false);
-    let admin = user(true, &["#", "$SYS/#"]);
+    let admin = user(true, &["#"]);
     let anna = user(false, &["pinhook/+/state/#", "house/+"]);
     for (filter, device, by_admin, by_anna) in [
         ("pinhook/porch/#", true, true, false),
@@ -100,6 +119,9 @@ fn who_may_subscribe() {
         ("$share/g/#", false, true, false),
         ("$share/g", false, false, false),
         ("$SYS/broker/version", false, true, false),
+        ("$SYS/#", false, true, false),
+        ("$share/g/$SYS/#", false, true, false),
+        ("$other/#", false, false, false),
         ("house/+", true, true, true),
         ("house/#", true, true, false),
         ("house/porch/lamp", true, true, false),
@@ -108,17 +130,17 @@ fn who_may_subscribe() {
             continue;
         }
         assert_eq!(
-            porch.may_subscribe(filter).is_ok(),
+            porch.may_subscribe(&base(), filter).is_ok(),
             device,
             "device: {filter}"
         );
         assert_eq!(
-            admin.may_subscribe(filter).is_ok(),
+            admin.may_subscribe(&base(), filter).is_ok(),
             by_admin,
             "admin: {filter}"
         );
         assert_eq!(
-            anna.may_subscribe(filter).is_ok(),
+            anna.may_subscribe(&base(), filter).is_ok(),
             by_anna,
             "anna: {filter}"
         );
@@ -129,7 +151,40 @@ fn who_may_subscribe() {
 fn a_mounted_device_has_no_topics_outside_its_mount() {
     let porch = device(true);
 
-    assert!(porch.may_publish("pinhook/porch/ds/V0").is_ok());
-    assert!(porch.may_publish("house/porch/lamp").is_err());
-    assert!(porch.may_subscribe("house/#").is_err());
+    assert!(porch.may_publish(&base(), "pinhook/porch/ds/V0").is_ok());
+    assert!(porch.may_publish(&base(), "house/porch/lamp").is_err());
+    assert!(porch.may_subscribe(&base(), "house/#").is_err());
+}
+
+#[test]
+fn another_base_has_the_same_rules_and_leaves_the_first_one_to_the_lists() {
+    let base: BaseTopic = "home/pins".parse().unwrap();
+    let porch = device(false);
+    let admin = user(true, &["#"]);
+    let anna = user(false, &["home/pins/+/set/#", "$SYS/broker/uptime"]);
+
+    for (name, by_device, by_admin, by_anna) in [
+        ("home/pins/porch/ds/V0", true, true, false),
+        ("home/pins/porch/set/V0", false, true, true),
+        ("home/pins/porch/state/V0", false, false, false),
+        ("home/pins/shed/ds/V0", false, true, false),
+        ("home/pins/bridge/request/resume", false, true, false),
+        ("home/pins/bridge/state", false, false, false),
+        ("pinhook/porch/ds/V0", false, true, false),
+        ("pinhook/bridge/state", false, true, false),
+        ("home/porch/ds/V0", false, true, false),
+    ] {
+        assert_eq!(porch.may_publish(&base, name).is_ok(), by_device, "{name}");
+        assert_eq!(admin.may_publish(&base, name).is_ok(), by_admin, "{name}");
+        assert_eq!(anna.may_publish(&base, name).is_ok(), by_anna, "{name}");
+    }
+    assert!(porch.may_subscribe(&base, "home/pins/porch/#").is_ok());
+    assert!(porch.may_subscribe(&base, "pinhook/porch/#").is_err());
+    assert!(anna.may_subscribe(&base, "$SYS/broker/uptime").is_ok());
+    assert!(anna.may_subscribe(&base, "$SYS/#").is_err());
+    // A list that was checked against another base does not reach into this one.
+    let house: BaseTopic = "house".parse().unwrap();
+    assert!(porch.may_subscribe(&house, "house/shed/#").is_err());
+    assert!(porch.may_publish(&house, "house/porch/lamp").is_ok());
+    assert!(porch.may_publish(&house, "house/shed/lamp").is_err());
 }

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::super::Shared;
+use super::super::counters::PublishRefused;
 use super::super::mount::Mount;
 use super::super::packet::{self, Connect, Reason, Version};
 use super::wire::{Wire, message_properties};
@@ -37,7 +38,7 @@ pub(super) enum Refused {
 /// Checks a CONNECT: login, client id and will. A refused login is held back,
 /// and forgotten when the client hangs up or goes on talking meanwhile: it is
 /// owed no answer, and its connection is one of those its address may have.
-pub(super) async fn admit<S: AsyncRead + AsyncWrite>(
+pub(super) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Shared,
     wire: &mut Wire<S>,
     connect: &Connect,
@@ -60,7 +61,7 @@ pub(super) async fn admit<S: AsyncRead + AsyncWrite>(
         Principal::Device {
             login,
             is_mounted: true,
-        } => Mount::of(&login.device.name),
+        } => Mount::of(shared.intake.topics.base(), &login.device.name),
         _ => Mount::default(),
     };
     let will = match &connect.will {
@@ -74,7 +75,7 @@ pub(super) async fn admit<S: AsyncRead + AsyncWrite>(
     })
 }
 
-async fn log_in<S: AsyncRead + AsyncWrite>(
+async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     shared: &Shared,
     wire: &mut Wire<S>,
     connect: &Connect,
@@ -119,7 +120,11 @@ fn check_will(
         .map_err(|error| Refused::Answered(Reason::TOPIC_NAME_INVALID, format!("will: {error}")))?;
     check_response_topic(will.properties.response_topic.as_deref())
         .map_err(|error| Refused::Answered(Reason::PROTOCOL_ERROR, format!("will: {error}")))?;
-    if let Err(refusal) = principal.may_publish(&topic) {
+    if let Err(refusal) = principal.may_publish(shared.intake.topics.base(), &topic) {
+        shared
+            .intake
+            .tally
+            .refuse_publish(PublishRefused::NotAllowed);
         let why = format!("will on {} refused: {refusal}", will.topic);
         shared.intake.gossip.warn(&principal.login(), &why);
         return Err(Refused::Answered(Reason::NOT_AUTHORIZED, why));
@@ -172,7 +177,7 @@ mod tests {
         let shared = Arc::clone(&mqtt.shared);
         (
             client,
-            serve(stream, peer, shared, CancellationToken::new()),
+            serve(stream, peer, (), shared, CancellationToken::new()),
         )
     }
 

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::num::NonZeroU16;
 
+use super::super::packet::Reason;
+
 /// What the client has set.
 pub(super) struct Incoming {
     maximum: u16,
@@ -11,13 +13,23 @@ pub(super) struct Incoming {
     topics: Vec<Option<String>>,
 }
 
-/// Why an alias is not taken; MQTT 5: 0x94.
+/// Why an alias is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AliasError {
     #[error("topic alias {alias}, expected at most {maximum}")]
     TooHigh { alias: u16, maximum: u16 },
     #[error("topic alias {0} without a topic, and none was set for it")]
     Unset(u16),
+}
+
+impl AliasError {
+    /// The reason to send in DISCONNECT (MQTT 5 §3.3.2.3.4, §3.3.4).
+    pub fn reason(self) -> Reason {
+        match self {
+            AliasError::TooHigh { .. } => Reason::TOPIC_ALIAS_INVALID,
+            AliasError::Unset(_) => Reason::PROTOCOL_ERROR,
+        }
+    }
 }
 
 impl Incoming {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use super::super::budget::{Budget, PUB_SUB_CLIENT};
 use super::super::codec::EncodeError;
 use super::super::packet::Version;
+use super::super::pins::Topics;
 use crate::broker::MESSAGE_OVERHEAD;
 use crate::hub::{Attachment, Hub};
 use crate::model::DeviceName;
 
 /// More than the topic of a downlink can take, in bytes: names are short.
-const LONGEST_TOPIC: usize = 320;
+const LONGEST_TOPIC: usize = 384;
 
 /// A device's connection as the hub knows it, until it is dropped.
 pub(super) struct Presence {
@@ -27,6 +28,7 @@ impl Presence {
     /// Tells the hub that the device is there. `maximum_packet` is that of the CONNECT.
     pub fn new(
         hub: &Hub,
+        topics: &Topics,
         name: &DeviceName,
         version: Version,
         is_mounted: bool,
@@ -34,7 +36,13 @@ impl Presence {
         session_queue_bytes: usize,
     ) -> Presence {
         let most = session_queue_bytes.saturating_sub(MESSAGE_OVERHEAD + LONGEST_TOPIC);
-        let budget = Arc::new(Budget::new(version, is_mounted, maximum_packet, most));
+        let budget = Arc::new(Budget::new(
+            topics.clone(),
+            version,
+            is_mounted,
+            maximum_packet,
+            most,
+        ));
         Presence {
             name: name.clone(),
             _attachment: hub.attach(name, Arc::<Budget>::clone(&budget)),
@@ -72,5 +80,36 @@ pub(super) fn unsent_line(topic: &str, error: &EncodeError) -> String {
             format!("{topic} is {size} bytes, this client takes {limit}")
         }
         EncodeError::Field(_) => format!("{topic} was not sent: {error}"),
+    }
+}
+
+/// A line with at least `surplus` bytes less and `…` at its end; `None` if nothing
+/// would be left of it.
+pub(super) fn shortened(line: &[u8], surplus: usize) -> Option<String> {
+    const CUT: &str = "…";
+    let line = std::str::from_utf8(line).ok()?;
+    let room = line.len().checked_sub(surplus + CUT.len())?;
+    let kept = &line[..line.floor_char_boundary(room)];
+    (!kept.is_empty()).then(|| format!("{kept}{CUT}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_cut_at_a_character_by_as_much_as_it_must() {
+        let line = "soil: näh".as_bytes();
+        assert_eq!(line.len(), 10);
+        for (surplus, cut) in [
+            (1, Some("soil: …")),
+            (2, Some("soil:…")),
+            (6, Some("s…")),
+            (7, None),
+            (100, None),
+        ] {
+            assert_eq!(shortened(line, surplus).as_deref(), cut, "{surplus}");
+        }
+        assert_eq!(shortened("äää".as_bytes(), 1).as_deref(), Some("ä…"));
     }
 }

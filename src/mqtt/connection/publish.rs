@@ -1,11 +1,13 @@
 //! What the client publishes: topic and alias, QoS 2 exactly once, and the acknowledgement that may
 //! have to wait for slow readers.
 
+use std::borrow::Cow;
 use std::num::NonZeroU16;
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::counters::PublishRefused;
 use super::super::intake::{Publisher, Taken};
 use super::super::packet::{Ack, Outgoing, Publish, Qos, Reason, Version};
 use super::wire::message_properties;
@@ -20,15 +22,14 @@ pub(super) struct Holding {
     pub until: Instant,
 }
 
-impl<S: AsyncRead + AsyncWrite> Connection<S> {
-    pub(super) fn publish(&mut self, mut publish: Publish) -> Result<(), Ending> {
-        let now = Instant::now();
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn publish(&mut self, mut publish: Publish, now: Instant) -> Result<(), Ending> {
         let longest = self.shared.settings.topic;
         let alias = publish.topic_alias;
         publish.topic = self
             .aliases_in
             .resolve(publish.topic, alias, longest)
-            .map_err(|error| Ending::Fault(Reason::TOPIC_ALIAS_INVALID, error.to_string()))?;
+            .map_err(|error| Ending::Fault(error.reason(), error.to_string()))?;
         if publish.topic.is_empty() && self.version == Version::V5 {
             let why = "a topic is empty, and there is no topic alias".to_owned();
             return Err(Ending::Fault(Reason::PROTOCOL_ERROR, why));
@@ -57,10 +58,17 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         {
             self.session.release(packet_id);
         }
+        let ack = packet_id
+            .filter(|_| !is_lost)
+            .map(|packet_id| acknowledge(qos, packet_id, reason));
+        if taken.held.is_empty() {
+            if let Some(ack) = ack {
+                self.wire.queue(&ack);
+            }
+            return Ok(());
+        }
         self.holding = Some(Holding {
-            ack: packet_id
-                .filter(|_| !is_lost)
-                .map(|packet_id| acknowledge(qos, packet_id, reason)),
+            ack,
             held: taken.held,
             until: now + STALL,
         });
@@ -90,9 +98,18 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         }
         let topic = self.mount.full(&publish.topic);
         let limit = self.shared.settings.topic;
-        match validate_topic(&publish.topic, limit).and_then(|()| validate_topic(&topic, limit)) {
+        let is_mounted = matches!(topic, Cow::Owned(_));
+        let full = is_mounted.then(|| validate_topic(&topic, limit));
+        match validate_topic(&publish.topic, limit).and(full.unwrap_or(Ok(()))) {
             Err(error @ (TopicError::TooLong { .. } | TopicError::TooManyLevels(_))) => {
-                intake.tell(&self.principal, &format!("publish refused: {error}"), now);
+                intake.tally.receive();
+                intake.tally.refuse_publish(PublishRefused::TopicTooLong);
+                let key = match error {
+                    TopicError::TooLong { .. } => " (limits.topic)",
+                    _ => "",
+                };
+                let line = format!("publish refused: {error}{key}");
+                intake.tell(&self.principal, &line, now);
                 return Ok(Taken::at_once(Reason::TOPIC_NAME_INVALID));
             }
             Err(error) => return Err(Ending::Fault(Reason::TOPIC_NAME_INVALID, error.to_string())),

@@ -1,11 +1,14 @@
 //! A client's stream with its codec and buffers, and messages as packets.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{
-    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::super::codec::{Codec, DecodeError, EncodeError};
 use super::super::mount::Mount;
@@ -16,37 +19,47 @@ use super::aliases::Told;
 use crate::broker;
 use std::sync::Arc;
 
-/// Room for a read at first: most packets of devices fit.
-const READ_ROOM: usize = 512;
+/// Bytes of one read. The room for it is one for all connections of a thread: none of them keeps a
+/// buffer while it has nothing to say.
+const READ: usize = 16 * 1024;
 
-/// Room for a read from a client that fills it again and again.
-const MAX_READ_ROOM: usize = 16 * 1024;
+thread_local! {
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
 
 /// A buffer that has grown beyond this is given back when it is empty.
-const KEPT: usize = 4 * 1024;
+const KEPT: usize = 512;
 
 /// The stream of one client.
 pub(super) struct Wire<S> {
-    pub reader: ReadHalf<S>,
-    pub writer: WriteHalf<S>,
+    stream: S,
     /// What was read and not yet decoded.
     pub inbox: BytesMut,
     /// What was encoded and not yet written.
     pub outbox: BytesMut,
+    /// Whether something may still wait inside the stream: TLS and WebSocket have buffers.
+    is_unflushed: bool,
     codec: Codec,
-    read_room: usize,
 }
 
-impl<S: AsyncRead + AsyncWrite> Wire<S> {
+/// What happened on the stream.
+pub(super) enum Traffic {
+    /// Some bytes were read.
+    Read,
+    /// Some bytes were written.
+    Written,
+    /// The connection broke.
+    Broken,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub fn new(stream: S, max_packet: usize) -> Wire<S> {
-        let (reader, writer) = tokio::io::split(stream);
         Wire {
-            reader,
-            writer,
-            inbox: BytesMut::with_capacity(READ_ROOM),
+            stream,
+            inbox: BytesMut::new(),
             outbox: BytesMut::new(),
+            is_unflushed: false,
             codec: Codec::new(max_packet),
-            read_room: READ_ROOM,
         }
     }
 
@@ -59,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
                 Some(_) => return Ok(None),
                 None => {}
             }
-            if !matches!(self.reader.read_buf(&mut self.inbox).await, Ok(1..)) {
+            if !matches!(poll_fn(|cx| self.poll_read(cx)).await, Ok(1..)) {
                 return Ok(None);
             }
         }
@@ -69,18 +82,56 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     /// the connection.
     pub async fn stirred(&mut self) {
         self.inbox.clear();
-        let _ = self.reader.read_buf(&mut self.inbox).await;
+        let _ = poll_fn(|cx| self.poll_read(cx)).await;
+    }
+
+    /// Writes what there is to write, and reads if it may, whichever can be done
+    /// first; waits for ever if there is nothing to do. Cancel-safe.
+    pub async fn traffic(&mut self, may_read: bool) -> Traffic {
+        poll_fn(|cx| self.poll_traffic(cx, may_read)).await
+    }
+
+    fn poll_traffic(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Traffic> {
+        if !self.outbox.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.outbox) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Traffic::Broken),
+                Poll::Ready(Ok(written)) => {
+                    self.written(written);
+                    return Poll::Ready(Traffic::Written);
+                }
+                Poll::Pending => {}
+            }
+        } else if self.is_unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.is_unflushed = false,
+                Poll::Ready(Err(_)) => return Poll::Ready(Traffic::Broken),
+                Poll::Pending => {}
+            }
+        }
+        if !may_read {
+            return Poll::Pending;
+        }
+        self.poll_read(cx).map(|read| match read {
+            Ok(1..) => Traffic::Read,
+            Ok(0) | Err(_) => Traffic::Broken,
+        })
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ROOM.with_borrow_mut(|room| {
+            let mut room = ReadBuf::new(room);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+            let read = room.filled();
+            self.inbox.extend_from_slice(read);
+            Poll::Ready(Ok(read.len()))
+        })
     }
 
     /// Takes the next whole packet out of what was read.
     pub fn decode(&mut self) -> Result<Option<Incoming>, DecodeError> {
-        let is_full = !self.inbox.is_empty() && self.inbox.len() == self.inbox.capacity();
-        if is_full {
-            self.read_room = MAX_READ_ROOM.min(self.read_room * 2);
-        }
         let decoded = self.codec.decode(&mut self.inbox);
-        if let Ok(None) = decoded {
-            self.inbox.reserve(self.read_room);
+        if self.inbox.is_empty() {
+            self.inbox = BytesMut::new();
         }
         decoded
     }
@@ -102,18 +153,11 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
     }
 
     /// Forgets what was written.
-    pub fn written(&mut self, bytes: usize) {
+    fn written(&mut self, bytes: usize) {
+        self.is_unflushed = true;
         self.outbox.advance(bytes);
         if self.outbox.is_empty() && self.outbox.capacity() > KEPT {
             self.outbox = BytesMut::new();
-        }
-    }
-
-    /// Gives back what grew: the client has nothing to say for now.
-    pub fn shrink(&mut self) {
-        if self.inbox.is_empty() && self.inbox.capacity() > KEPT {
-            self.inbox = BytesMut::with_capacity(READ_ROOM);
-            self.read_room = READ_ROOM;
         }
     }
 
@@ -128,8 +172,8 @@ impl<S: AsyncRead + AsyncWrite> Wire<S> {
 
     /// Writes what is to be written and closes.
     pub async fn close(&mut self) {
-        if self.writer.write_all(&self.outbox).await.is_ok() {
-            let _ = self.writer.shutdown().await;
+        if self.stream.write_all(&self.outbox).await.is_ok() {
+            let _ = self.stream.shutdown().await;
         }
     }
 }

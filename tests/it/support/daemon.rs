@@ -6,6 +6,7 @@ use std::path::Path;
 use pinhook::app::{App, Error};
 use pinhook::config::{Config, System};
 use pinhook::hub::{Counts, Hub};
+use pinhook::mqtt::{Counters, Mqtt};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,7 @@ pub struct Daemon {
     /// Where MQTT clients connect.
     pub address: SocketAddr,
     hub: Hub,
+    mqtt: Mqtt,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Error>>,
 }
@@ -37,6 +39,7 @@ impl Daemon {
         Daemon {
             address,
             hub: app.hub().clone(),
+            mqtt: app.mqtt().clone(),
             running: tokio::spawn(app.run(stop.clone())),
             stop,
         }
@@ -49,6 +52,11 @@ impl Daemon {
             .into_iter()
             .find(|(name, _)| name.as_str() == webhook);
         found.unwrap_or_else(|| panic!("no webhook {webhook}")).1
+    }
+
+    /// What the MQTT front end counts.
+    pub fn counters(&self) -> Counters {
+        self.mqtt.counters()
     }
 
     /// Stops it, and expects that no part of it had a fault.

@@ -1,0 +1,272 @@
+//! What the front end counts: what came and went, and what was refused, by
+//! reason. Counting takes no lock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::broker;
+use crate::net;
+
+/// Declares an enum of reasons, each with the word for it where numbers are shown.
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$why:meta])* $reason:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$why])* $reason,)+
+        }
+
+        impl Reason for $name {
+            const WORDS: &'static [&'static str] = &[$($word),+];
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    };
+}
+
+/// One of a set of reasons.
+trait Reason: Copy {
+    /// The word for each, where numbers are shown.
+    const WORDS: &'static [&'static str];
+
+    /// Which of the words is its own.
+    fn index(self) -> usize;
+}
+
+reasons!(
+    /// Why a published message was not taken, or not retained.
+    PublishRefused {
+        /// The login may not publish there.
+        NotAllowed = "not_allowed",
+        /// The topic has more bytes than `limits.topic`, or too many levels.
+        TopicTooLong = "topic_too_long",
+        /// A topic of pinhook's without a pin, device, code or property that exists.
+        NoSuchTopic = "no_such_topic",
+        /// The payload is not what the topic takes.
+        Payload = "payload",
+        /// More than `limits.writes_per_second`.
+        Rate = "rate",
+        /// A value of more bytes than `limits.value`.
+        ValueTooLong = "value_too_long",
+        /// A device's properties are as many, or as long, as they may be.
+        Properties = "properties",
+        /// More pins in one `get/ds` than a device can have.
+        TooManyPins = "too_many_pins",
+        /// pinhook was stopping.
+        Stopping = "stopping",
+        /// Passed on, not retained: more messages than `limits.retained`.
+        Retained = "retained",
+        /// Passed on, not retained: more than `limits.retained_bytes`.
+        RetainedBytes = "retained_bytes",
+        /// Passed on, not retained: more than `limits.retained_per_device`.
+        RetainedPerDevice = "retained_per_device",
+    }
+);
+
+reasons!(
+    /// Why a filter was not subscribed to.
+    SubscribeRefused {
+        /// The login may not subscribe to it.
+        NotAllowed = "not_allowed",
+        /// It is no filter.
+        Invalid = "invalid",
+        /// It has more bytes than `limits.topic`, or too many levels.
+        TooLong = "too_long",
+        /// More than `limits.subscriptions`.
+        TooMany = "too_many",
+    }
+);
+
+reasons!(
+    /// Why a client was turned away, or its connection closed.
+    ClientRefused {
+        /// Wrong user name, password or token, or none.
+        Login = "login",
+        /// A packet of more bytes than `limits.packet`.
+        PacketTooLarge = "packet_too_large",
+        /// Nothing heard for 1.5 times the keep alive.
+        KeepAlive = "keep_alive",
+        /// It broke a rule of MQTT.
+        Protocol = "protocol",
+    }
+);
+
+/// Counts while pinhook runs. The numbers order nothing, hence `Relaxed` throughout.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    connected: AtomicU64,
+    received: AtomicU64,
+    sent: AtomicU64,
+    publishes: [AtomicU64; PublishRefused::WORDS.len()],
+    subscriptions: [AtomicU64; SubscribeRefused::WORDS.len()],
+    clients: [AtomicU64; ClientRefused::WORDS.len()],
+}
+
+impl Tally {
+    /// A client is there until the guard is dropped.
+    pub fn connect(&self) -> Connected<'_> {
+        self.connected.fetch_add(1, Ordering::Relaxed);
+        Connected(self)
+    }
+
+    /// A message came from a client.
+    pub fn receive(&self) {
+        add(&self.received);
+    }
+
+    /// A message went to a client. What tells these numbers is none of them, or
+    /// they would change by being told.
+    pub fn send(&self, topic: &str) {
+        if !topic.starts_with("$SYS/") {
+            add(&self.sent);
+        }
+    }
+
+    /// A message was not taken, or not retained.
+    pub fn refuse_publish(&self, why: PublishRefused) {
+        add(&self.publishes[why.index()]);
+    }
+
+    /// A filter was refused.
+    pub fn refuse_subscription(&self, why: SubscribeRefused) {
+        add(&self.subscriptions[why.index()]);
+    }
+
+    /// A client was turned away.
+    pub fn refuse_client(&self, why: ClientRefused) {
+        add(&self.clients[why.index()]);
+    }
+
+    /// The numbers now, with those of broker and listeners.
+    pub fn counters(&self, broker: broker::Counters, connections: net::Refused) -> Counters {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            connected: get(&self.connected),
+            received: get(&self.received),
+            sent: get(&self.sent),
+            publishes_refused: by_reason::<PublishRefused>(&self.publishes),
+            subscriptions_refused: by_reason::<SubscribeRefused>(&self.subscriptions),
+            clients_refused: by_reason::<ClientRefused>(&self.clients),
+            connections_refused: connections,
+            broker,
+        }
+    }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn by_reason<R: Reason>(counters: &[AtomicU64]) -> Vec<(&'static str, u64)> {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let words = R::WORDS.iter().copied();
+    words.zip(counters.iter().map(get)).collect()
+}
+
+/// A client that is there; dropping it says that it is gone.
+pub(super) struct Connected<'a>(&'a Tally);
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.0.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What came and went since the start, and what was refused. Reasons come with
+/// the word for them, all of them, in one order.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Clients that are connected now.
+    pub connected: u64,
+    /// Messages that clients published, wills included, refused ones too.
+    pub received: u64,
+    /// Messages that were sent to clients, those on `$SYS/` not counted.
+    pub sent: u64,
+    /// Messages that were not taken, or not retained; see [`PublishRefused`].
+    pub publishes_refused: Vec<(&'static str, u64)>,
+    /// Filters that were refused; see [`SubscribeRefused`].
+    pub subscriptions_refused: Vec<(&'static str, u64)>,
+    /// Clients that were turned away, or whose connection was closed; see
+    /// [`ClientRefused`].
+    pub clients_refused: Vec<(&'static str, u64)>,
+    /// Connections that were closed as soon as they came.
+    pub connections_refused: net::Refused,
+    /// What the broker counts: what it holds, and copies that did not reach a
+    /// subscriber.
+    pub broker: broker::Counters,
+}
+
+impl Counters {
+    /// Messages that were not taken, or not retained, for this reason.
+    pub fn publishes(&self, why: PublishRefused) -> u64 {
+        self.publishes_refused[why.index()].1
+    }
+
+    /// Filters that were refused for this reason.
+    pub fn subscriptions(&self, why: SubscribeRefused) -> u64 {
+        self.subscriptions_refused[why.index()].1
+    }
+
+    /// Clients that were turned away for this reason.
+    pub fn clients(&self, why: ClientRefused) -> u64 {
+        self.clients_refused[why.index()].1
+    }
+
+    /// Copies of messages that did not reach a subscriber, by reason.
+    pub fn dropped(&self) -> [(&'static str, u64); 6] {
+        let broker::Dropped {
+            queue_full_qos0,
+            queue_full_qos1,
+            away_qos0,
+            expired,
+            too_large,
+            session_ended,
+        } = self.broker.dropped;
+        [
+            ("queue_full_qos0", queue_full_qos0),
+            ("queue_full_qos1", queue_full_qos1),
+            ("away_qos0", away_qos0),
+            ("expired", expired),
+            ("too_large", too_large),
+            ("session_ended", session_ended),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_is_counted_under_its_own_word() {
+        let tally = Tally::default();
+        tally.refuse_publish(PublishRefused::RetainedPerDevice);
+        tally.refuse_publish(PublishRefused::Rate);
+        tally.refuse_publish(PublishRefused::Rate);
+        tally.refuse_subscription(SubscribeRefused::TooMany);
+        tally.refuse_client(ClientRefused::KeepAlive);
+        tally.receive();
+        tally.send("a");
+        tally.send("$SYS/broker/uptime");
+        let one = tally.connect();
+
+        let counters = tally.counters(broker::Counters::default(), net::Refused::default());
+
+        assert_eq!(
+            (counters.connected, counters.received, counters.sent),
+            (1, 1, 1)
+        );
+        assert_eq!(counters.publishes(PublishRefused::Rate), 2);
+        let counted = |reasons: &[(&'static str, u64)]| -> Vec<_> {
+            reasons.iter().copied().filter(|(_, n)| *n > 0).collect()
+        };
+        let publishes = [("rate", 2), ("retained_per_device", 1)];
+        assert_eq!(counted(&counters.publishes_refused), publishes);
+        assert_eq!(counted(&counters.subscriptions_refused), [("too_many", 1)]);
+        assert_eq!(counted(&counters.clients_refused), [("keep_alive", 1)]);
+        drop(one);
+        let counters = tally.counters(broker::Counters::default(), net::Refused::default());
+        assert_eq!(counters.connected, 0);
+    }
+}
