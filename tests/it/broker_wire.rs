@@ -583,6 +583,9 @@ async fn packets_may_be_cut_anywhere_and_joined() {
             hello.bytes(),
             subscribe,
             publish.bytes(version),
+            publish.clone().qos(2).bytes(version),
+            // The release of what came with QoS 2.
+            packet(0x62, &[0, 7]),
             vec![0xC0, 0],
         ];
         let bytes = packets.concat();
@@ -602,7 +605,7 @@ async fn packets_may_be_cut_anywhere_and_joined() {
                 answers.push(client.packet().await.kind());
             }
             client.send(&bytes[cut..]).await;
-            while answers.len() < 5 {
+            while answers.len() < 8 {
                 answers.push(client.packet().await.kind());
             }
             answers.sort();
@@ -611,7 +614,10 @@ async fn packets_may_be_cut_anywhere_and_joined() {
                 [
                     kind::CONNACK,
                     kind::PUBLISH,
+                    kind::PUBLISH,
                     kind::PUBACK,
+                    kind::PUBREC,
+                    kind::PUBCOMP,
                     kind::SUBACK,
                     kind::PINGRESP
                 ],
@@ -624,7 +630,7 @@ async fn packets_may_be_cut_anywhere_and_joined() {
             client.send(&[*byte]).await;
             tokio::task::yield_now().await;
         }
-        for _ in 0..5 {
+        for _ in 0..8 {
             client.packet().await;
         }
         client.silence().await;

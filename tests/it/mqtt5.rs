@@ -328,6 +328,59 @@ async fn properties_that_cannot_be_end_the_connection() {
 }
 
 #[tokio::test]
+async fn subscriptions_that_cannot_be_end_the_connection() {
+    let broker = Broker::start().await;
+    for version in BOTH {
+        let body = |filter: &str, options: &[u8]| {
+            let mut body = vec![0, 9];
+            if version == NEW {
+                body.push(0);
+            }
+            if !filter.is_empty() {
+                body.extend(field(filter));
+            }
+            body.extend(options);
+            body
+        };
+        let mut packets = vec![
+            ("QoS 3", packet(0x82, &body("a", &[3]))),
+            ("reserved bits", packet(0x82, &body("a", &[0x41]))),
+            ("no options", packet(0x82, &body("a", &[]))),
+            ("no filter", packet(0x82, &body("", &[]))),
+            ("other flags", packet(0x80, &body("a", &[1]))),
+            ("nothing to unsubscribe", packet(0xA2, &body("", &[]))),
+            ("other flags again", packet(0xA0, &body("a", &[]))),
+            (
+                "packet id 0",
+                packet(0x82, &[&[0, 0], &body("a", &[1])[2..]].concat()),
+            ),
+        ];
+        match version {
+            V::V5 => packets.push(("retain handling 3", packet(0x82, &body("a", &[0x31])))),
+            // An option of MQTT 5.
+            V::V311 => packets.push(("no local", packet(0x82, &body("a", &[5])))),
+        }
+        for (what, bytes) in packets {
+            let mut client = broker.client(version, "client").await;
+            client.send(&bytes).await;
+            let words = client.last_words().await;
+            match version {
+                V::V311 => assert_eq!(words, [], "{what}"),
+                V::V5 => {
+                    assert_eq!(words.len(), 1, "{what}: {words:?}");
+                    assert_eq!(words[0].kind(), kind::DISCONNECT, "{what}: {words:?}");
+                    let reason = words[0].reason();
+                    assert!(
+                        [MALFORMED, PROTOCOL_ERROR].contains(&reason),
+                        "{what}: {words:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn unsubscribing_is_answered_filter_by_filter() {
     const NOTHING: u8 = 0x11;
     let broker = Broker::start().await;

@@ -306,3 +306,45 @@ async fn acknowledgements_may_come_in_any_order() {
         assert_eq!(to.message().await.text(), "after");
     }
 }
+
+#[tokio::test]
+async fn a_publishers_dup_is_its_own() {
+    let broker = Broker::start().await;
+    for version in BOTH {
+        let mut to = broker.client(version, "to").await;
+        to.subscribe(&[("a", 2)]).await;
+        let mut from = broker.client(version, "from").await;
+        for qos in [1, 2] {
+            from.publish_any(Message::new("a", "x").qos(qos).again())
+                .await;
+            let heard = to.message().await;
+            assert_eq!((heard.qos, heard.dup), (qos, false), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_unsubscribes_still_ends_what_was_begun() {
+    // MQTT-3.10.4-3.
+    let broker = Broker::start().await;
+    for version in BOTH {
+        let hello = root(version, "to").kept();
+        let mut from = broker.client(version, "from").await;
+        let mut to = broker.join(hello.clone()).await;
+        to.subscribe(&[("a", 2)]).await;
+        from.publish_2("a", "x").await;
+        from.publish_2("a", "y").await;
+        let first = to.message_unacknowledged().await;
+        let second = to.message_unacknowledged().await;
+        to.unsubscribe(&["a"]).await;
+        to.take(first.id).await;
+        to.goodbye().await;
+
+        let (mut to, _) = broker.resume(hello).await;
+
+        assert_eq!(to.message().await, second.again(), "{version:?}");
+        to.silence().await;
+        to.goodbye().await;
+        broker.client(version, "to").await.goodbye().await;
+    }
+}

@@ -336,14 +336,14 @@ async fn an_expired_session_is_gone() {
 #[tokio::test]
 async fn a_session_does_not_expire_while_its_client_is_there() {
     let broker = Broker::start().await;
-    let stays = root(V::V5, "stays").unclean().expiry(1);
+    let stays = root(V::V5, "stays").unclean().expiry(3);
     let mut client = broker.join(stays.clone()).await;
     client.subscribe(&[("stays", 1)]).await;
     client.goodbye().await;
-    // Back within its second, so the clock of the absence has stopped.
+    // Back in time, so the clock of the absence has stopped.
     let (mut client, is_present) = broker.resume(stays).await;
     assert!(is_present);
-    let goes = root(V::V5, "goes").unclean().expiry(2);
+    let goes = root(V::V5, "goes").unclean().expiry(4);
     let mut other = broker.join(goes).await;
     other.subscribe(&[("goes", 1)]).await;
     other.goodbye().await;

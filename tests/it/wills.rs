@@ -48,14 +48,14 @@ async fn a_will_waits_for_its_delay() {
 async fn who_comes_back_in_time_leaves_no_will() {
     let broker = Broker::start().await;
     let mut witness = witness(&broker).await;
-    let client = broker.join(dying("back", 100, 1)).await;
+    let client = broker.join(dying("back", 100, 3)).await;
     client.reset();
     let without_will = root(V::V5, "back").kept();
     let (mut back, is_present) = broker.resume(without_will).await;
     assert!(is_present);
 
     // Cut later, so its will comes later than the other one would have.
-    broker.join(dying("marker", 100, 2)).await.reset();
+    broker.join(dying("marker", 100, 4)).await.reset();
 
     assert_eq!(witness.message().await.text(), "marker");
     witness.silence().await;
@@ -126,7 +126,7 @@ async fn a_later_connections_will_takes_the_place_of_the_earlier() {
     let broker = Broker::start().await;
     let mut witness = witness(&broker).await;
     let with = |text: &str| {
-        let will = Message::new("last", text).delay(1);
+        let will = Message::new("last", text).delay(3);
         root(V::V5, "client").unclean().expiry(100).will(will)
     };
     broker.join(with("first")).await.reset();
