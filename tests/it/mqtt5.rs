@@ -1,5 +1,12 @@
-//! What MQTT 5 adds to a message, a subscription and a connection. Its sessions,
-//! wills, aliases, groups and flow control have files of their own.
+//! What MQTT 5 adds to a message, a subscription and a connection.
+//!
+//! With these, every behaviour that the public Eclipse interoperability suite for
+//! this version looks at has a test of its own here or in `sessions.rs` (offline
+//! queueing, redelivery, session expiry, publication expiry), `wills.rs` (will,
+//! will delay), `aliases.rs` (both ways), `flow.rs` (flow control both ways,
+//! maximum packet size), `shared.rs`, `qos2.rs` (basic), `mqtt311.rs` (`$` topics)
+//! and `broker_wire.rs` (retained messages, keep alive, overlapping subscriptions,
+//! refused filters, assigned client ids).
 
 use crate::support::broker::{Broker, root};
 use crate::support::raw::{

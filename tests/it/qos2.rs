@@ -1,7 +1,10 @@
 //! QoS 2 in both directions: a message arrives once, however often its packets do.
 
+use std::collections::HashSet;
+
 use crate::support::broker::{Broker, root};
-use crate::support::raw::{BOTH, Hello, Message, V, field, kind};
+use crate::support::raw::{BOTH, Hello, Message, Raw, V, field, kind};
+use crate::support::within;
 
 /// PUBCOMP or PUBREL: no such packet id is in use. 3.1.1 has no reasons.
 fn not_found(version: V) -> u8 {
@@ -346,5 +349,134 @@ async fn who_unsubscribes_still_ends_what_was_begun() {
         to.silence().await;
         to.goodbye().await;
         broker.client(version, "to").await.goodbye().await;
+    }
+}
+
+/// How many messages go through all the cuts.
+const COUNT: u16 = 100;
+
+#[tokio::test]
+async fn each_message_arrives_once_however_often_both_sides_are_cut() {
+    let broker = Broker::start().await;
+    for version in BOTH {
+        let receiver = root(version, "to").kept();
+        let mut to = broker.join(receiver.clone()).await;
+        to.subscribe(&[("cuts", 2)]).await;
+        to.reset();
+
+        let (heard, ()) = tokio::join!(
+            receive_with_cuts(&broker, receiver.clone()),
+            publish_with_cuts(&broker, root(version, "from").kept()),
+        );
+
+        let expected: Vec<_> = (1..=COUNT).map(|number| number.to_string()).collect();
+        assert_eq!(heard, expected, "{version:?}");
+        for id in ["to", "from"] {
+            broker.client(version, id).await.goodbye().await;
+        }
+    }
+}
+
+/// Publishes as a client does that keeps its own side of its session, and is cut
+/// at a different point each time.
+async fn publish_with_cuts(broker: &Broker, hello: Hello) {
+    let mut dice = Dice(1);
+    let mut from = broker.join(hello.clone()).await;
+    for number in 1..=COUNT {
+        let message = Message::new("cuts", number.to_string())
+            .qos(2)
+            .id(number % 5 + 1);
+        from.send(&message.bytes(from.version)).await;
+        while dice.says(1, 3) {
+            from = cut(broker, from, &hello).await;
+            let again = message.clone().again();
+            from.send(&again.bytes(from.version)).await;
+        }
+        from.expect_success(kind::PUBREC, message.id).await;
+        if dice.says(1, 4) {
+            from = cut(broker, from, &hello).await;
+        }
+        from.answer(kind::PUBREL, message.id).await;
+        while dice.says(1, 3) {
+            from = cut(broker, from, &hello).await;
+            from.answer(kind::PUBREL, message.id).await;
+        }
+        // Its reason may be that the first PUBREL was enough.
+        let complete = from.expect(kind::PUBCOMP).await;
+        assert_eq!(complete.id(), message.id);
+        if dice.says(1, 4) {
+            from = cut(broker, from, &hello).await;
+        }
+    }
+}
+
+/// Receives likewise; returns what a program behind the client would be given.
+async fn receive_with_cuts(broker: &Broker, hello: Hello) -> Vec<String> {
+    let mut dice = Dice(2);
+    let mut to = broker.join(hello.clone()).await;
+    let mut heard = Vec::new();
+    let mut begun = HashSet::new();
+    while heard.len() < COUNT.into() || !begun.is_empty() {
+        let packet = to.packet().await;
+        if dice.says(1, 6) {
+            // As if it had not come.
+            to = cut(broker, to, &hello).await;
+            continue;
+        }
+        match packet.kind() {
+            kind::PUBLISH => {
+                let message = Message::parse(to.version, &packet);
+                if begun.insert(message.id) {
+                    heard.push(message.text());
+                } else {
+                    assert!(message.dup, "an id in use: {message:?}");
+                }
+                to.answer(kind::PUBREC, message.id).await;
+            }
+            kind::PUBREL => {
+                begun.remove(&packet.id());
+                to.answer(kind::PUBCOMP, packet.id()).await;
+            }
+            _ => panic!("{packet:?}"),
+        }
+        if dice.says(1, 6) {
+            // What was answered may have been heard or not.
+            to = cut(broker, to, &hello).await;
+        }
+    }
+    // Nothing is left but, perhaps, PUBRELs whose PUBCOMPs were lost.
+    let rest = async {
+        to.send(&[0xC0, 0]).await;
+        loop {
+            let packet = to.packet().await;
+            match packet.kind() {
+                kind::PUBREL => to.answer(kind::PUBCOMP, packet.id()).await,
+                kind::PINGRESP => return,
+                _ => panic!("{packet:?}"),
+            }
+        }
+    };
+    within("the rest", rest).await;
+    heard
+}
+
+/// Breaks a connection, and goes on with the session in the next one.
+async fn cut(broker: &Broker, client: Raw, hello: &Hello) -> Raw {
+    client.reset();
+    let (client, is_present) = broker.resume(hello.clone()).await;
+    assert!(is_present, "{hello:?}");
+    client
+}
+
+/// Chance that is the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn says(&mut self, chances: u64, of: u64) -> bool {
+        let Dice(state) = self;
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % of < chances
     }
 }

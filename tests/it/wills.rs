@@ -87,8 +87,11 @@ async fn a_will_waits_no_longer_than_its_session() {
     broker.join(dying("at once", 0, 1000)).await.reset();
     assert_eq!(witness.message().await.text(), "at once");
     // One that ends by its time.
-    broker.join(dying("in a second", 1, 1000)).await.reset();
+    let client = broker.join(dying("in a second", 1, 1000)).await;
+    let start = Instant::now();
+    client.reset();
     assert_eq!(witness.message().await.text(), "in a second");
+    assert!(start.elapsed() >= Duration::from_millis(950));
     let (client, is_present) = broker.resume(dying("in a second", 1, 1000)).await;
     assert!(!is_present);
     client.goodbye().await;
