@@ -430,3 +430,36 @@ async fn retained_messages_expire_and_tell_what_is_left() {
         late.silence().await;
     }
 }
+
+#[tokio::test]
+async fn sys_tells_an_admin_about_the_broker() {
+    let broker = Broker::start().await;
+    for version in BOTH {
+        let mut admin = broker.client(version, "admin").await;
+        assert_eq!(admin.subscribe(&[("$SYS/#", 1)]).await, [1]);
+        let mut missing = vec![
+            "$SYS/broker/version",
+            "$SYS/broker/uptime",
+            "$SYS/broker/clients/connected",
+            "$SYS/broker/messages/received",
+            "$SYS/broker/messages/sent",
+        ];
+        while !missing.is_empty() {
+            let heard = admin.message().await;
+            assert!(heard.topic.starts_with("$SYS/broker/"), "{heard:?}");
+            assert!(!heard.payload.is_empty(), "{heard:?}");
+            missing.retain(|topic| *topic != heard.topic);
+        }
+        // Wildcards do not find them (MQTT-4.7.2-1).
+        let mut all = broker.client(version, "all").await;
+        all.subscribe(&[("#", 1), ("+/broker/#", 1)]).await;
+        while let Some(message) = all.message_if_any().await {
+            assert!(!message.topic.starts_with('$'), "{message:?}");
+        }
+        let mut guest = broker.join(Hello::user(version, "guest")).await;
+        let refused = if version == NEW { 0x87 } else { 0x80 };
+        assert_eq!(guest.subscribe(&[("$SYS/#", 1)]).await, [refused]);
+    }
+    let mut admin = broker.client(NEW, "admin").await;
+    assert_eq!(admin.publish("$SYS/broker/version", "mine").await, 0x87);
+}
