@@ -25,7 +25,7 @@ impl Broker {
         let daemon = Daemon::start(&format!(
             "devices: {{porch: {{token: {porch}}}}}
 users:
-  root: {{password: '{hash}', admin: true, publish: ['#'], subscribe: ['#']}}
+  root: {{password: '{hash}', admin: true, publish: ['#'], subscribe: ['#', '$SYS/#']}}
   guest: {{password: '{hash}', publish: ['open/#'], subscribe: ['open/#']}}
 limits: {{connections_per_address: 1000, {limits}}}"
         ))
