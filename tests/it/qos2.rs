@@ -388,24 +388,24 @@ async fn publish_with_cuts(broker: &Broker, hello: Hello) {
             .id(number % 5 + 1);
         from.send(&message.bytes(from.version)).await;
         while dice.says(1, 3) {
-            from = cut(broker, from, &hello).await;
+            from = cut(broker, from, &hello, &mut dice).await;
             let again = message.clone().again();
             from.send(&again.bytes(from.version)).await;
         }
         from.expect_success(kind::PUBREC, message.id).await;
         if dice.says(1, 4) {
-            from = cut(broker, from, &hello).await;
+            from = cut(broker, from, &hello, &mut dice).await;
         }
         from.answer(kind::PUBREL, message.id).await;
         while dice.says(1, 3) {
-            from = cut(broker, from, &hello).await;
+            from = cut(broker, from, &hello, &mut dice).await;
             from.answer(kind::PUBREL, message.id).await;
         }
         // Its reason may be that the first PUBREL was enough.
         let complete = from.expect(kind::PUBCOMP).await;
         assert_eq!(complete.id(), message.id);
         if dice.says(1, 4) {
-            from = cut(broker, from, &hello).await;
+            from = cut(broker, from, &hello, &mut dice).await;
         }
     }
 }
@@ -420,7 +420,7 @@ async fn receive_with_cuts(broker: &Broker, hello: Hello) -> Vec<String> {
         let packet = to.packet().await;
         if dice.says(1, 6) {
             // As if it had not come.
-            to = cut(broker, to, &hello).await;
+            to = cut(broker, to, &hello, &mut dice).await;
             continue;
         }
         match packet.kind() {
@@ -441,7 +441,7 @@ async fn receive_with_cuts(broker: &Broker, hello: Hello) -> Vec<String> {
         }
         if dice.says(1, 6) {
             // What was answered may have been heard or not.
-            to = cut(broker, to, &hello).await;
+            to = cut(broker, to, &hello, &mut dice).await;
         }
     }
     // Nothing is left but, perhaps, PUBRELs whose PUBCOMPs were lost.
@@ -460,10 +460,18 @@ async fn receive_with_cuts(broker: &Broker, hello: Hello) -> Vec<String> {
     heard
 }
 
-/// Breaks a connection, and goes on with the session in the next one.
-async fn cut(broker: &Broker, client: Raw, hello: &Hello) -> Raw {
-    client.reset();
+/// Breaks a connection or has it taken over, and goes on with the session in the
+/// next one.
+async fn cut(broker: &Broker, client: Raw, hello: &Hello, dice: &mut Dice) -> Raw {
+    let old = match dice.says(1, 2) {
+        true => Some(client),
+        false => {
+            client.reset();
+            None
+        }
+    };
     let (client, is_present) = broker.resume(hello.clone()).await;
+    drop(old);
     assert!(is_present, "{hello:?}");
     client
 }
