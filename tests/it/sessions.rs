@@ -129,6 +129,109 @@ async fn beyond_its_bound_a_queue_loses_the_oldest() {
 }
 
 #[tokio::test]
+async fn qos_0_leaves_a_full_queue_first() {
+    let broker = Broker::with("session_queue: 3").await;
+    for version in BOTH {
+        let hello = root(version, "away").kept();
+        let mut away = broker.join(hello.clone()).await;
+        away.subscribe(&[("a", 2)]).await;
+        away.goodbye().await;
+        let mut from = broker.client(V::V5, "from").await;
+        for (text, qos) in [("-", 0), ("1", 1), ("-", 0), ("2", 2), ("-", 0), ("3", 1)] {
+            from.publish_any(Message::new("a", text).qos(qos)).await;
+        }
+
+        let (mut back, _) = broker.resume(hello).await;
+
+        assert_eq!(back.texts(3).await, ["1", "2", "3"], "{version:?}");
+        back.silence().await;
+        broker.client(version, "away").await.goodbye().await;
+    }
+}
+
+#[tokio::test]
+async fn a_queue_is_bounded_in_bytes_too() {
+    const COUNT: usize = 20;
+    let broker = Broker::with("session_queue_bytes: 8KiB").await;
+    for version in BOTH {
+        let hello = root(version, "away").kept();
+        let mut away = broker.join(hello.clone()).await;
+        away.subscribe(&[("a", 1)]).await;
+        away.goodbye().await;
+        let mut from = broker.client(V::V5, "from").await;
+        for number in 0..COUNT {
+            assert_eq!(from.publish("a", format!("{number:01000}")).await, 0);
+        }
+
+        let (mut back, _) = broker.resume(hello).await;
+
+        let mut heard: Vec<usize> = Vec::new();
+        while let Some(message) = back.message_if_any().await {
+            heard.push(message.text().parse().expect("a number"));
+        }
+        // The newest, as many as fit; what a message costs besides is not said.
+        assert!((4..=8).contains(&heard.len()), "{heard:?}");
+        let expected: Vec<_> = (COUNT - heard.len()..COUNT).collect();
+        assert_eq!(heard, expected, "{version:?}");
+        broker.client(version, "away").await.goodbye().await;
+    }
+}
+
+#[tokio::test]
+async fn retained_messages_that_were_still_to_come_come_later() {
+    let broker = Broker::start().await;
+    let mut from = broker.client(V::V5, "from").await;
+    for number in 0..5 {
+        let message = Message::new(&format!("kept/{number}"), "x").qos(1 + number % 2);
+        from.publish_any(message.retained()).await;
+    }
+    let hello = root(V::V5, "client").kept().receive_maximum(1);
+    let mut client = broker.join(hello.clone()).await;
+    client.subscribe(&[("kept/+", 2)]).await;
+    let first = client.message_unacknowledged().await;
+    client.reset();
+
+    let (mut client, is_present) = broker.resume(hello).await;
+
+    assert!(is_present);
+    assert_eq!(client.message().await, first.clone().again());
+    let mut topics = vec![first.topic];
+    for _ in 1..5 {
+        let message = client.message().await;
+        assert!(message.retain && !message.dup, "{message:?}");
+        topics.push(message.topic);
+    }
+    topics.sort_unstable();
+    assert_eq!(topics, ["kept/0", "kept/1", "kept/2", "kept/3", "kept/4"]);
+    client.silence().await;
+}
+
+#[tokio::test]
+async fn a_session_goes_on_in_the_other_version() {
+    let broker = Broker::start().await;
+    for (first, second) in [(V::V311, V::V5), (V::V5, V::V311)] {
+        let mut client = broker.join(root(first, "client").kept()).await;
+        client.subscribe(&[("a", 2)]).await;
+        let mut from = broker.client(V::V5, "from").await;
+        let message = Message::new("a", "begun").property(&[property::PAYLOAD_FORMAT, 1]);
+        from.publish_message_2(message.qos(2)).await;
+        let begun = client.message_unacknowledged().await;
+        client.goodbye().await;
+        from.publish("a", "queued").await;
+
+        let (mut client, is_present) = broker.resume(root(second, "client").kept()).await;
+
+        assert!(is_present, "{first:?}, then {second:?}");
+        let again = client.message().await;
+        assert_eq!((again.id, again.dup), (begun.id, true));
+        assert_eq!(again.text(), "begun");
+        assert_eq!(client.message().await.text(), "queued");
+        client.silence().await;
+        broker.client(second, "client").await.goodbye().await;
+    }
+}
+
+#[tokio::test]
 async fn subscriptions_are_kept_with_their_options() {
     const NO_LOCAL: u8 = 1 << 2;
     const AS_PUBLISHED: u8 = 1 << 3;
