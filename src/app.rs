@@ -133,12 +133,17 @@ impl App {
             retained_bytes: limits.retained_bytes,
             retained_per_owner: limits.retained_per_device,
             topic: limits.topic,
+            away: limits.connections,
         });
         let settings = mqtt::Settings {
             packet: limits.packet,
             topic: limits.topic,
             subscriptions: limits.subscriptions,
             session_queue_bytes: limits.session_queue_bytes,
+            session_expiry: limits.session_expiry,
+            keep_alive: limits.keep_alive,
+            receive_maximum: limits.receive_maximum,
+            topic_aliases: limits.topic_aliases,
         };
         let mqtt = Mqtt::new(
             hub.clone(),
@@ -209,6 +214,9 @@ impl App {
         let observing = self.mqtt.clone();
         let until = observer.clone();
         parts.spawn("observer", async move { observing.observe(until).await });
+        let keeping = self.mqtt.clone();
+        let until = doors.clone();
+        parts.spawn("timekeeper", async move { keeping.keep_time(until).await });
 
         tokio::select! {
             (part, panic) = parts.next() => return Err(Error::Ended { part, panic }),

@@ -49,12 +49,15 @@ impl Principal {
             Principal::Device {
                 login,
                 is_mounted: true,
-            } => format!("{} mounted", login.device.name),
+            } => format!("{}{MOUNTED_LOGIN}", login.device.name),
             Principal::Device { login, .. } => login.device.name.to_string(),
             Principal::User(user) => user.name.to_string(),
         }
     }
 }
+
+/// What follows a device's name in the name of its mounted login: no name has a blank.
+const MOUNTED_LOGIN: &str = " mounted";
 
 /// What somebody says to log in.
 #[derive(Debug)]
@@ -194,6 +197,19 @@ impl Access {
     /// Whether somebody who has logged in could do so now, and may do the same.
     pub fn is_current(&self, principal: &Principal) -> bool {
         self.logins().holds(principal)
+    }
+
+    /// Whose login it is that [`Principal::login`] names so, if there is such a one now.
+    pub fn principal(&self, login: &str) -> Option<Principal> {
+        let logins = self.logins();
+        let mounted = login.strip_suffix(MOUNTED_LOGIN);
+        if let Some(login) = logins.devices.get(mounted.unwrap_or(login)) {
+            return Some(Principal::Device {
+                login: Arc::clone(login),
+                is_mounted: mounted.is_some(),
+            });
+        }
+        logins.users.get(login).cloned().map(Principal::User)
     }
 
     fn logins(&self) -> RwLockReadGuard<'_, Logins> {

@@ -7,8 +7,10 @@ use super::message::QoS;
 /// What the broker holds and what went through it since it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Sessions now.
+    /// Sessions now, those whose clients are away included.
     pub sessions: usize,
+    /// Sessions whose clients are away.
+    pub away: usize,
     /// Subscriptions of all sessions now.
     pub subscriptions: usize,
     /// Retained messages now, pinhook's own included.
@@ -20,10 +22,15 @@ pub struct Counters {
     /// Messages that [`next`](super::Session::next) gave out, retained ones included, those
     /// discarded as too large not.
     pub messages_out: u64,
+    /// Messages sent again because the connection broke before the client finished them.
+    pub messages_again: u64,
     /// Copies that did not reach a subscriber, by reason.
     pub dropped: Dropped,
     /// Readers that were closed because they stalled.
     pub stalled: u64,
+    /// Messages of shared subscriptions that went to another member because the first left without
+    /// acknowledging them: those copies went out twice.
+    pub passed_on: u64,
     /// Messages that were to be retained and were not, because a limit was reached.
     pub retain_refused: u64,
 }
@@ -33,8 +40,10 @@ pub struct Counters {
 pub struct Dropped {
     /// QoS 0, and the subscriber's queue was full.
     pub queue_full_qos0: u64,
-    /// QoS 1, and the subscriber's queue was full.
+    /// QoS 1 or 2, and the subscriber's queue was full.
     pub queue_full_qos1: u64,
+    /// QoS 0, and the subscriber was away.
+    pub away_qos0: u64,
     /// Its message expiry ran out first.
     pub expired: u64,
     /// It is larger than the subscriber's queue may be or its client takes.
@@ -48,6 +57,7 @@ impl Dropped {
     pub fn total(&self) -> u64 {
         self.queue_full_qos0
             + self.queue_full_qos1
+            + self.away_qos0
             + self.expired
             + self.too_large
             + self.session_ended
@@ -60,12 +70,15 @@ pub(super) struct Totals {
     pub(super) subscriptions: AtomicUsize,
     pub(super) messages_in: AtomicU64,
     pub(super) messages_out: AtomicU64,
+    pub(super) messages_again: AtomicU64,
     pub(super) queue_full_qos0: AtomicU64,
     pub(super) queue_full_qos1: AtomicU64,
+    pub(super) away_qos0: AtomicU64,
     pub(super) expired: AtomicU64,
     pub(super) too_large: AtomicU64,
     pub(super) session_ended: AtomicU64,
     pub(super) stalled: AtomicU64,
+    pub(super) passed_on: AtomicU64,
     pub(super) retain_refused: AtomicU64,
 }
 
@@ -81,6 +94,7 @@ impl Totals {
         Dropped {
             queue_full_qos0: get(&self.queue_full_qos0),
             queue_full_qos1: get(&self.queue_full_qos1),
+            away_qos0: get(&self.away_qos0),
             expired: get(&self.expired),
             too_large: get(&self.too_large),
             session_ended: get(&self.session_ended),

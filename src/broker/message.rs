@@ -58,6 +58,8 @@ pub struct Properties {
 pub struct Will {
     /// What is published then.
     pub message: Message,
+    /// How long the client may take to come back to its session first (MQTT-3.1.3-9).
+    pub delay: Duration,
 }
 
 /// What a kept message takes beside its topic, payload and properties, in bytes: the shared

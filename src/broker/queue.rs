@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::counters::{Totals, add, add_many};
+use super::counters::{Totals, add_many};
 use super::message::{Message, QoS};
 
 /// A message on its way to one client.
@@ -21,6 +21,8 @@ pub(super) struct Slot {
     /// The flag as this client gets it.
     pub(super) retain: bool,
     pub(super) subscription_ids: Box<[u32]>,
+    /// The shared subscription it came through, if it did.
+    pub(super) share: Option<Arc<str>>,
 }
 
 impl Slot {
@@ -44,6 +46,8 @@ pub(super) struct Queue {
     qos0: usize,
     /// How many have a deadline, likewise.
     expiring: usize,
+    /// How many came through a shared subscription, likewise.
+    shared: usize,
 }
 
 /// Slots that an empty queue keeps: enough for a trickle of messages to need no allocation, too
@@ -76,6 +80,7 @@ impl Queue {
         self.bytes += slot.cost as usize;
         self.qos0 += usize::from(slot.qos == QoS::AtMostOnce);
         self.expiring += usize::from(slot.deadline.is_some());
+        self.shared += usize::from(slot.share.is_some());
         self.slots.push_back(slot);
     }
 
@@ -87,19 +92,39 @@ impl Queue {
 
     /// Removes what has expired, counted.
     pub(super) fn drop_expired(&mut self, now: Instant, totals: &Totals) {
-        if self.expiring == 0 {
-            return;
+        if self.expiring > 0 {
+            let expired = self.remove_all(|slot| slot.is_expired(now));
+            add_many(&totals.expired, expired.len());
         }
-        let mut slots = std::mem::take(&mut self.slots);
-        slots.retain(|slot| {
-            let expired = slot.is_expired(now);
-            if expired {
-                self.forget(slot);
-                add(&totals.expired);
+    }
+
+    /// Removes what has QoS 0 because its client is away, counted.
+    pub(super) fn drop_qos0(&mut self, totals: &Totals) {
+        if self.qos0 > 0 {
+            let dropped = self.remove_all(|slot| slot.qos == QoS::AtMostOnce);
+            add_many(&totals.away_qos0, dropped.len());
+        }
+    }
+
+    /// Removes what came through shared subscriptions: others may have it.
+    pub(super) fn take_shared(&mut self) -> Vec<Slot> {
+        match self.shared {
+            0 => Vec::new(),
+            _ => self.remove_all(|slot| slot.share.is_some()),
+        }
+    }
+
+    fn remove_all(&mut self, is_due: impl Fn(&Slot) -> bool) -> Vec<Slot> {
+        let mut removed = Vec::new();
+        for slot in std::mem::take(&mut self.slots) {
+            if is_due(&slot) {
+                self.forget(&slot);
+                removed.push(slot);
+            } else {
+                self.slots.push_back(slot);
             }
-            !expired
-        });
-        self.slots = slots;
+        }
+        removed
     }
 
     /// Removes the message that is missed least, counted: the oldest of QoS 0, else the oldest.
@@ -135,6 +160,7 @@ impl Queue {
         self.bytes -= slot.cost as usize;
         self.qos0 -= usize::from(slot.qos == QoS::AtMostOnce);
         self.expiring -= usize::from(slot.deadline.is_some());
+        self.shared -= usize::from(slot.share.is_some());
     }
 }
 
@@ -159,6 +185,7 @@ mod tests {
             qos,
             retain: false,
             subscription_ids: Box::default(),
+            share: None,
         }
     }
 

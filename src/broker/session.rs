@@ -1,11 +1,7 @@
-//! One client's state: what waits for it, what it has not acknowledged yet, and who waits for it.
+//! One client's session as others hold it: its connection, and publishers that wait for room in it.
 //!
-//! `State` is a state machine under one short lock; `Session` is the connection's handle on it and
-//! `Held` that of a publisher who waits for room. A session ends with its connection, but nothing
-//! here knows the connection except the waker.
-//!
-//! **Invariant:** while publishers wait for room, no other client's message is let in before
-//! theirs, so none is overtaken for ever.
+//! Nothing here knows the connection except the waker. A session outlives its connection for as
+//! long as its client asked for; another connection of the same client then goes on with it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,17 +11,18 @@ use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::counters::{Totals, add, add_many};
-use super::message::{Message, QoS, Will};
-use super::queue::{Bounds, Queue, Slot};
+use super::counters::add;
+use super::message::{Message, QoS};
+use super::queue::Slot;
 use super::retained::{Step, Walk};
+use super::state::State;
 use super::{ClientKey, Inner, lock, read};
 
 /// How long a reader may take nothing from a full queue before it counts as stalled: long enough
 /// for a hiccup of a wireless network, short enough that its publishers hardly notice.
 pub const STALL: Duration = Duration::from_millis(250);
 
-/// The most QoS 1 messages in flight to one client, whatever receive maximum it names: more do not
+/// The most messages with QoS 1 or 2 in flight to one client, whatever receive maximum it names: more do not
 /// make a connection faster, and each is something to remember.
 pub const MAX_IN_FLIGHT: u16 = 1_000;
 
@@ -35,11 +32,13 @@ const STEPS_PER_TURN: usize = 8;
 
 /// A connection's handle on its client's session.
 ///
-/// Dropping it ends the session as [`End::Normal`](super::End::Normal) does, so that a connection
-/// which panics leaves nothing behind.
+/// [`Broker::close`](super::Broker::close) lets go of it as the session's rules say. To drop it
+/// without ends the session, so that what made a connection panic is not kept for the next.
 pub struct Session {
     pub(super) broker: Arc<Inner>,
     pub(super) shared: Arc<Shared>,
+    /// Which of the session's connections this is.
+    pub(super) connection: u64,
 }
 
 /// What [`Session::next`] has for the connection.
@@ -47,16 +46,29 @@ pub struct Session {
 pub enum Next {
     /// Send this.
     Message(Outgoing),
+    /// Send PUBREL for this packet id: an earlier connection has, and no PUBCOMP came.
+    Release(NonZeroU16),
     /// Nothing, until the waker is called.
     Idle,
     /// Nothing yet: ask again when others have had their turn. Retained messages are still being
     /// looked through, and there may be ten thousand of them for each of a hundred filters.
     More,
-    /// Say goodbye; the session has ended.
+    /// Say goodbye; the connection is served no longer.
     Closed(Cause),
 }
 
-/// Why a session ended without its connection's doing.
+/// What a QoS 2 message of the client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A new one, to be published.
+    New,
+    /// One that was published already (MQTT-4.3.3-10): it only wants its PUBREC again.
+    Again,
+    /// One more than the client may have unreleased (MQTT 5: 0x93).
+    TooMany,
+}
+
+/// Why a connection is served no longer without its own doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// The same client opened another connection (MQTT-3.1.4-3; MQTT 5: 0x8E).
@@ -75,8 +87,10 @@ pub struct Outgoing {
     pub message: Arc<Message>,
     /// The lower of what was published and what is granted.
     pub qos: QoS,
-    /// For QoS 1; free again once [`Session::acknowledge`] is called with it.
+    /// For QoS 1 and 2; free again once the client has acknowledged or completed it.
     pub packet_id: Option<NonZeroU16>,
+    /// Whether an earlier connection of the session has sent it, too (MQTT-3.3.1-1).
+    pub dup: bool,
     /// The retain flag as this subscriber gets it (MQTT-3.3.1-8, -9, -12, -13).
     pub retain: bool,
     /// The identifiers of all its subscriptions that match (MQTT-3.3.4-3 to -5).
@@ -93,49 +107,103 @@ impl Session {
 
     /// Takes the next message to send.
     ///
-    /// Retained messages of new subscriptions go first, each with its flag set; when the queue is
-    /// more than half full they take turns with it, so that a long list of them stalls nobody.
+    /// What has to be sent again goes first, then retained messages of new subscriptions, each with
+    /// its flag set; when the queue is more than half full they take turns with it, so that a long
+    /// list of them stalls nobody.
     pub fn next(&self, now: Instant) -> Next {
         let mut wakes = Vec::new();
         let next = match self.next_retained(now, &mut wakes) {
             Some(next) => next,
-            None => lock(&self.shared.state).take(
-                now,
-                self.broker.bounds(),
-                &self.broker.totals,
-                &mut wakes,
-            ),
+            None => {
+                let mut state = lock(&self.shared.state);
+                match state.cut_of(self.connection) {
+                    Some(cause) => Next::Closed(cause),
+                    None => {
+                        let bounds = self.broker.bounds();
+                        state.take(now, bounds, &self.broker.totals, &mut wakes)
+                    }
+                }
+            }
         };
         wake(wakes);
         next
     }
 
-    /// Why the session has ended without its connection's doing, if it has: for a connection that
-    /// cannot take more messages and so does not ask for [`next`](Session::next).
+    /// Why the connection is served no longer without its own doing, if so: for one that cannot
+    /// take more messages and so does not ask for [`next`](Session::next).
     pub fn closed(&self) -> Option<Cause> {
-        lock(&self.shared.state).closed
+        lock(&self.shared.state).cut_of(self.connection)
     }
 
-    /// Frees a packet id because the client sent a PUBACK for it.
-    ///
-    /// Returns false for an id that is not in flight, which is tolerated.
-    pub fn acknowledge(&self, packet_id: u16) -> bool {
-        let mut wakes = Vec::new();
-        let known = lock(&self.shared.state).acknowledge(packet_id, &mut wakes);
-        wake(wakes);
-        known
+    /// The client sent PUBACK. Returns false if none was awaited for this packet id, which is
+    /// tolerated. Whoever calls this, or the other two below, asks for [`next`](Session::next)
+    /// after, since the waker is not called.
+    pub fn acknowledge(&self, packet_id: NonZeroU16) -> bool {
+        self.settle(|state| state.in_flight().acknowledge(packet_id.get()))
+    }
+
+    /// The client sent PUBREC: the message is its own now, and it wants PUBREL; if it refuses the
+    /// message, nothing more is said of it (MQTT-4.3.3-4). Returns false if none was awaited.
+    pub fn received(&self, packet_id: NonZeroU16, is_refused: bool) -> bool {
+        let id = packet_id.get();
+        self.settle(|state| {
+            let flight = state.in_flight();
+            flight.receive(id) && (!is_refused || flight.give_up(id))
+        })
+    }
+
+    /// The client sent PUBCOMP. Returns false if none was awaited.
+    pub fn complete(&self, packet_id: NonZeroU16) -> bool {
+        self.settle(|state| state.in_flight().complete(packet_id.get()))
+    }
+
+    /// Gives up a message that [`next`](Session::next) returned because the client has no name for
+    /// its topic; frees its packet id.
+    pub fn skip(&self, outgoing: &Outgoing) {
+        if let Some(id) = outgoing.packet_id {
+            self.settle(|state| state.in_flight().give_up(id.get()));
+        }
     }
 
     /// Gives up a message that [`next`](Session::next) returned because the client takes no packet
-    /// of that size; counts it, and frees its packet id as if it had been acknowledged
-    /// (MQTT-3.1.2-25).
+    /// of that size, as if it had been sent (MQTT-3.1.2-25); counts it.
     pub fn discard(&self, outgoing: &Outgoing) {
         let totals = &self.broker.totals;
-        totals.messages_out.fetch_sub(1, Ordering::Relaxed);
-        add(&totals.too_large);
-        if let Some(packet_id) = outgoing.packet_id {
-            self.acknowledge(packet_id.get());
+        if !outgoing.dup {
+            totals.messages_out.fetch_sub(1, Ordering::Relaxed);
+            add(&totals.too_large);
         }
+        self.skip(outgoing);
+    }
+
+    /// The client publishes with QoS 2 under this packet id; it may have `maximum` such messages
+    /// that it has not released.
+    pub fn receive(&self, packet_id: NonZeroU16, maximum: usize) -> Received {
+        let mut state = lock(&self.shared.state);
+        match state.serves(self.connection) {
+            true => state.receive(packet_id, maximum),
+            false => Received::Again,
+        }
+    }
+
+    /// The client sent PUBREL, or its message was refused: the packet id is free for another.
+    /// Returns false if it was.
+    pub fn release(&self, packet_id: NonZeroU16) -> bool {
+        self.settle(|state| state.release(packet_id))
+    }
+
+    /// Has the session outlive its connection for that long, and not for as long as was said when
+    /// it was opened (MQTT 5 §3.14.2.2.2).
+    pub fn set_expiry(&self, expiry: Duration) {
+        self.settle(|state| {
+            state.set_expiry(expiry);
+            true
+        });
+    }
+
+    fn settle(&self, change: impl FnOnce(&mut State) -> bool) -> bool {
+        let mut state = lock(&self.shared.state);
+        state.serves(self.connection) && change(&mut state)
     }
 
     /// The next retained message, if it is the turn of one; also `Closed`.
@@ -147,18 +215,18 @@ impl Session {
         if backlog.is_empty() {
             return None;
         }
+        let bounds = self.broker.bounds();
         let window_is_open = {
             let mut state = lock(&self.shared.state);
-            if let Some(cause) = state.closed {
+            if let Some(cause) = state.cut_of(self.connection) {
                 return Some(Next::Closed(cause));
             }
-            let bounds = self.broker.bounds();
             // What has expired must not take the turn and then leave nothing to send.
             state.drop_expired(now, bounds, &self.broker.totals, wakes);
             if state.is_queues_turn(bounds) {
                 return None;
             }
-            state.has_window()
+            state.has_window(bounds)
         };
         let mut steps = 0;
         while let Some(walk) = backlog.front_mut() {
@@ -178,14 +246,19 @@ impl Session {
                 Step::Message(message, deadline) => {
                     let slot = Slot {
                         qos: walk.qos.min(message.qos),
+                        // Counted, since it may stay in flight.
+                        cost: u32::try_from(message.cost()).unwrap_or(u32::MAX),
                         message,
                         deadline,
-                        // It never enters the queue.
-                        cost: 0,
                         retain: true,
                         subscription_ids: walk.subscription_id.into_iter().collect(),
+                        share: None,
                     };
-                    return Some(lock(&self.shared.state).send(slot, now, &self.broker.totals));
+                    let mut state = lock(&self.shared.state);
+                    return Some(match state.cut_of(self.connection) {
+                        Some(cause) => Next::Closed(cause),
+                        None => state.send(slot, now, &self.broker.totals),
+                    });
                 }
             }
         }
@@ -202,11 +275,11 @@ impl fmt::Debug for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.broker.end(&self.shared, None);
+        self.broker.close(self, None);
     }
 }
 
-/// A QoS 1 message that waits for room in the queue of a connected subscriber.
+/// A message with QoS 1 or 2 that waits for room in the queue of a connected subscriber.
 ///
 /// The publisher's connection acknowledges it only when [`try_push`](Held::try_push) says so, and
 /// takes no further packet of the publisher before that; it goes on serving its own
@@ -238,7 +311,7 @@ impl Held {
     pub fn register(&self, waker: &Waker) {
         let mut state = lock(&self.reader.state);
         match state.find_waiting(self.number) {
-            Some(at) => state.waiting[at].waker = Some(waker.clone()),
+            Some(at) => state.waiting[at].wake_by(waker),
             None => {
                 drop(state);
                 waker.wake_by_ref();
@@ -247,10 +320,10 @@ impl Held {
     }
 
     /// Closes the reader because [`STALL`] has passed, unless the wait is over by now; returns
-    /// whether it did.
-    pub fn evict(&self) -> bool {
+    /// whether it did. If its session is kept, the message waits there for the client to come back.
+    pub fn evict(&self, now: Instant) -> bool {
         let waits = lock(&self.reader.state).find_waiting(self.number).is_some();
-        waits && self.broker.end(&self.reader, Some(Cause::Stalled))
+        waits && self.broker.cut_off(&self.reader, now)
     }
 }
 
@@ -262,19 +335,14 @@ impl fmt::Debug for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut state = lock(&self.reader.state);
-        if let Some(at) = state.find_waiting(self.number)
-            && let Some(waiting) = state.waiting.remove(at)
-        {
-            self.broker.totals.queue_full(waiting.slot.qos);
-        }
+        lock(&self.reader.state).give_up_waiting(self.number, &self.broker.totals);
     }
 }
 
 /// A session as broker, connection and waiting publishers share it.
 ///
-/// Locks are taken in this order: the broker's sessions, its tree, `backlog`, the broker's retained
-/// messages, `state`. Wakers are called when none is held.
+/// Locks are taken in this order: the broker's sessions, those away, its subscriptions, `backlog`,
+/// the broker's retained messages, `state`. Connections' wakers are called when none is held.
 pub(super) struct Shared {
     /// Never used twice.
     pub(super) id: u64,
@@ -284,323 +352,8 @@ pub(super) struct Shared {
     pub(super) backlog: Mutex<VecDeque<Walk>>,
 }
 
-pub(super) struct State {
-    /// False once the session has ended: nothing is let in any more.
-    pub(super) is_open: bool,
-    /// Why, if that was not the connection's doing.
-    closed: Option<Cause>,
-    waker: Waker,
-    /// Whether the connection was told `Idle` since it was last woken.
-    parked: bool,
-    pub(super) will: Option<Will>,
-    /// Filters in the tree, ordered.
-    pub(super) filters: Vec<Arc<str>>,
-    pub(super) queue: Queue,
-    /// Publishers that wait for room, in order; not part of the bounds, since each of them has its
-    /// one message in memory anyway and publishes no other until it is let in.
-    pub(super) waiting: VecDeque<Waiting>,
-    next_waiting: u64,
-    /// Packet ids not yet acknowledged, in the order sent.
-    in_flight: VecDeque<NonZeroU16>,
-    last_packet_id: u16,
-    window: usize,
-    /// When the client last took something, or had nothing to take.
-    progress: Instant,
-    /// Whether the message sent last came from the queue and not from the retained ones.
-    was_queues_turn: bool,
-}
-
-pub(super) struct Waiting {
-    number: u64,
-    slot: Slot,
-    waker: Option<Waker>,
-}
-
-/// Who publishes, as far as a full queue cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Publisher {
-    /// A client, which can be made to wait.
-    Client,
-    /// pinhook itself, which cannot.
-    Pinhook,
-}
-
-/// What became of a message for one client.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Offered {
-    /// Queued, or dropped and counted.
-    Done,
-    /// It waits under this number.
-    Held(u64),
-    /// The queue is full and its reader has to be closed; the message is not in.
-    Stalled,
-    /// The session has ended.
-    Closed,
-}
-
-impl State {
-    pub(super) fn new(
-        receive_maximum: u16,
-        will: Option<Will>,
-        waker: Waker,
-        now: Instant,
-    ) -> State {
-        State {
-            is_open: true,
-            closed: None,
-            waker,
-            parked: false,
-            will,
-            filters: Vec::new(),
-            queue: Queue::default(),
-            waiting: VecDeque::new(),
-            next_waiting: 0,
-            in_flight: VecDeque::new(),
-            last_packet_id: 0,
-            window: receive_maximum.clamp(1, MAX_IN_FLIGHT).into(),
-            progress: now,
-            was_queues_turn: false,
-        }
-    }
-
-    /// Queues a message, or says what else has to happen.
-    pub(super) fn offer(
-        &mut self,
-        slot: Slot,
-        from: Publisher,
-        now: Instant,
-        bounds: Bounds,
-        totals: &Totals,
-        wakes: &mut Vec<Waker>,
-    ) -> Offered {
-        if !self.is_open {
-            return Offered::Closed;
-        }
-        if slot.cost as usize > bounds.bytes {
-            add(&totals.too_large);
-            return Offered::Done;
-        }
-        if !self.lets_in(&slot, bounds) {
-            self.drop_expired(now, bounds, totals, wakes);
-        }
-        if self.lets_in(&slot, bounds) {
-            self.push(slot, now);
-            self.unpark(wakes);
-            return Offered::Done;
-        }
-        match (slot.qos, from) {
-            (QoS::AtMostOnce, _) => {
-                totals.queue_full(slot.qos);
-                Offered::Done
-            }
-            (_, Publisher::Client) => {
-                let number = self.next_waiting;
-                self.next_waiting += 1;
-                self.waiting.push_back(Waiting {
-                    number,
-                    slot,
-                    waker: None,
-                });
-                Offered::Held(number)
-            }
-            (_, Publisher::Pinhook) if now.saturating_duration_since(self.progress) >= STALL => {
-                totals.queue_full(slot.qos);
-                Offered::Stalled
-            }
-            (_, Publisher::Pinhook) => {
-                while !self.queue.has_room(&slot, bounds) && !self.queue.is_empty() {
-                    self.queue.drop_oldest(totals);
-                }
-                self.push(slot, now);
-                self.unpark(wakes);
-                Offered::Done
-            }
-        }
-    }
-
-    /// Takes the next message from the queue.
-    fn take(
-        &mut self,
-        now: Instant,
-        bounds: Bounds,
-        totals: &Totals,
-        wakes: &mut Vec<Waker>,
-    ) -> Next {
-        if let Some(cause) = self.closed {
-            return Next::Closed(cause);
-        }
-        while let Some(front) = self.queue.front() {
-            let expired = front.is_expired(now);
-            if !expired && front.qos != QoS::AtMostOnce && !self.has_window() {
-                break;
-            }
-            let slot = self.queue.pop().expect("it was there a line above");
-            self.admit(now, bounds, totals, wakes);
-            if expired {
-                add(&totals.expired);
-                continue;
-            }
-            self.was_queues_turn = true;
-            return self.send(slot, now, totals);
-        }
-        self.parked = true;
-        self.queue.rest();
-        if self.in_flight.is_empty() {
-            self.in_flight = VecDeque::new();
-        }
-        Next::Idle
-    }
-
-    /// Gives a message out.
-    fn send(&mut self, slot: Slot, now: Instant, totals: &Totals) -> Next {
-        if let Some(cause) = self.closed {
-            return Next::Closed(cause);
-        }
-        self.progress = now;
-        add(&totals.messages_out);
-        let packet_id = (slot.qos != QoS::AtMostOnce).then(|| self.new_packet_id());
-        Next::Message(Outgoing {
-            expiry: slot.deadline.map(|deadline| seconds_left(deadline, now)),
-            message: slot.message,
-            qos: slot.qos,
-            packet_id,
-            retain: slot.retain,
-            subscription_ids: slot.subscription_ids.into_vec(),
-        })
-    }
-
-    fn acknowledge(&mut self, packet_id: u16, wakes: &mut Vec<Waker>) -> bool {
-        let Some(at) = self.in_flight.iter().position(|id| id.get() == packet_id) else {
-            return false;
-        };
-        let was_closed = !self.has_window();
-        self.in_flight.remove(at);
-        if was_closed {
-            self.unpark(wakes);
-        }
-        true
-    }
-
-    /// Removes what has expired, and gives its room to what waits.
-    fn drop_expired(
-        &mut self,
-        now: Instant,
-        bounds: Bounds,
-        totals: &Totals,
-        wakes: &mut Vec<Waker>,
-    ) {
-        self.queue.drop_expired(now, totals);
-        self.admit(now, bounds, totals, wakes);
-    }
-
-    /// Lets waiting messages in, in order, as far as there is room.
-    fn admit(&mut self, now: Instant, bounds: Bounds, totals: &Totals, wakes: &mut Vec<Waker>) {
-        while let Some(first) = self.waiting.front() {
-            let expired = first.slot.is_expired(now);
-            if !expired && !self.queue.has_room(&first.slot, bounds) {
-                return;
-            }
-            let waiting = self.waiting.pop_front().expect("it was there a line above");
-            wakes.extend(waiting.waker);
-            if expired {
-                add(&totals.expired);
-            } else {
-                self.push(waiting.slot, now);
-                self.unpark(wakes);
-            }
-        }
-        self.waiting = VecDeque::new();
-    }
-
-    /// Ends the session: nothing waits any more. Returns false if it had ended before.
-    pub(super) fn end(
-        &mut self,
-        cause: Option<Cause>,
-        totals: &Totals,
-        wakes: &mut Vec<Waker>,
-    ) -> bool {
-        if !std::mem::replace(&mut self.is_open, false) {
-            return false;
-        }
-        self.closed = cause;
-        self.queue.end(totals);
-        add_many(&totals.session_ended, self.waiting.len());
-        wakes.extend(self.waiting.drain(..).filter_map(|waiting| waiting.waker));
-        if cause == Some(Cause::Stalled) {
-            add(&totals.stalled);
-        }
-        if cause.is_some() {
-            wakes.push(self.waker.clone());
-        }
-        true
-    }
-
-    /// Has the connection woken, unless it is awake.
-    pub(super) fn unpark(&mut self, wakes: &mut Vec<Waker>) {
-        if std::mem::replace(&mut self.parked, false) {
-            wakes.push(self.waker.clone());
-        }
-    }
-
-    fn push(&mut self, slot: Slot, now: Instant) {
-        if self.queue.is_empty() {
-            self.progress = now;
-        }
-        self.queue.push(slot);
-    }
-
-    fn lets_in(&self, slot: &Slot, bounds: Bounds) -> bool {
-        self.waiting.is_empty() && self.queue.has_room(slot, bounds)
-    }
-
-    /// Whether the queue goes before the retained messages this time.
-    fn is_queues_turn(&mut self, bounds: Bounds) -> bool {
-        let front_can_go = match self.queue.front() {
-            Some(front) => front.qos == QoS::AtMostOnce || self.has_window(),
-            None => false,
-        };
-        let is_pressed = self.queue.len() > bounds.messages / 2 || !self.waiting.is_empty();
-        front_can_go && is_pressed && !std::mem::replace(&mut self.was_queues_turn, false)
-    }
-
-    fn has_window(&self) -> bool {
-        self.in_flight.len() < self.window
-    }
-
-    /// Numbers of waiting messages only rise.
-    fn find_waiting(&self, number: u64) -> Option<usize> {
-        self.waiting
-            .binary_search_by_key(&number, |waiting| waiting.number)
-            .ok()
-    }
-
-    fn new_packet_id(&mut self) -> NonZeroU16 {
-        loop {
-            self.last_packet_id = self.last_packet_id.wrapping_add(1);
-            if let Some(id) = NonZeroU16::new(self.last_packet_id)
-                && !self.in_flight.contains(&id)
-            {
-                self.in_flight.push_back(id);
-                return id;
-            }
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.len()
-    }
-}
-
 pub(super) fn wake(wakes: Vec<Waker>) {
     for waker in wakes {
         waker.wake();
     }
-}
-
-/// Rounded up, so that what has not expired never goes out with 0.
-fn seconds_left(deadline: Instant, now: Instant) -> u32 {
-    let left = deadline.saturating_duration_since(now);
-    let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-    u32::try_from(seconds).unwrap_or(u32::MAX)
 }

@@ -1,8 +1,7 @@
 //! Topic names and filters: which are valid, which filter matches which topic, and which filter
 //! lies wholly inside another.
 //!
-//! A `$share/GROUP/` prefix has no meaning here: whoever offers shared subscriptions takes it off
-//! first.
+//! A `$share/GROUP/` prefix has no meaning for matching: [`split_share`] takes it off first.
 
 use std::fmt;
 
@@ -52,6 +51,8 @@ pub enum FilterError {
     WildcardNotAlone(char),
     /// It has more than [`MAX_LEVELS`] levels.
     TooManyLevels(usize),
+    /// It begins like a shared subscription and lacks a valid group or a filter (MQTT-4.8.2-1, -2).
+    Share,
 }
 
 /// Checks a topic name that somebody wants to publish to; `limit` is in bytes.
@@ -114,6 +115,29 @@ pub fn validate_filter(filter: &str, limit: usize) -> Result<(), FilterError> {
         return Err(FilterError::TooManyLevels(levels));
     }
     Ok(())
+}
+
+/// The group of a shared subscription, `$share/GROUP/FILTER`, and the filter behind it, which is
+/// not checked; `None` for any other filter.
+///
+/// # Errors
+///
+/// [`FilterError::Share`] if group or filter are missing, or the group has a wildcard.
+pub fn split_share(filter: &str) -> Result<Option<(&str, &str)>, FilterError> {
+    let Some(("$share", rest)) = filter.split_once('/') else {
+        return match filter {
+            "$share" => Err(FilterError::Share),
+            _ => Ok(None),
+        };
+    };
+    match rest.split_once('/') {
+        Some((group, behind))
+            if !group.is_empty() && !group.contains(is_wildcard) && !behind.is_empty() =>
+        {
+            Ok(Some((group, behind)))
+        }
+        _ => Err(FilterError::Share),
+    }
 }
 
 /// Whether a valid filter matches a valid topic name.
@@ -205,6 +229,7 @@ impl fmt::Display for FilterError {
                     "filter has {found} levels, at most {MAX_LEVELS} are allowed"
                 )
             }
+            Self::Share => f.write_str("expected `$share/GROUP/FILTER`, no wildcard in GROUP"),
         }
     }
 }
@@ -273,6 +298,27 @@ mod tests {
             validate_filter("a/+/#", 4),
             Err(FilterError::TooLong { found: 5, limit: 4 })
         );
+    }
+
+    #[test]
+    fn shared_filters_have_a_group_and_a_filter() {
+        for (filter, expected) in [
+            ("$share/g/a/+", Ok(Some(("g", "a/+")))),
+            ("$share/g//", Ok(Some(("g", "/")))),
+            ("$share/g/$SYS/#", Ok(Some(("g", "$SYS/#")))),
+            ("a/b", Ok(None)),
+            ("$shared/g/a", Ok(None)),
+            ("share/g/a", Ok(None)),
+            ("$share", Err(FilterError::Share)),
+            ("$share/", Err(FilterError::Share)),
+            ("$share/g", Err(FilterError::Share)),
+            ("$share/g/", Err(FilterError::Share)),
+            ("$share//a", Err(FilterError::Share)),
+            ("$share/+/a", Err(FilterError::Share)),
+            ("$share/g#/a", Err(FilterError::Share)),
+        ] {
+            assert_eq!(split_share(filter), expected, "{filter}");
+        }
     }
 
     #[test]

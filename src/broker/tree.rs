@@ -31,6 +31,13 @@ impl<S> Tree<S> {
         put(&mut node.here, id, subscriber)
     }
 
+    /// What a subscriber holds at a filter.
+    pub(super) fn get_mut(&mut self, filter: &str, id: u64) -> Option<&mut S> {
+        let list = self.root.list_mut(Some(filter))?;
+        let at = list.binary_search_by_key(&id, |(id, _)| *id).ok()?;
+        Some(&mut list[at].1)
+    }
+
     /// Takes a subscriber off a filter; returns what it held there.
     pub(super) fn remove(&mut self, filter: &str, id: u64) -> Option<S> {
         self.root.remove(Some(filter), id)
@@ -97,6 +104,21 @@ impl<S> Node<S> {
             }
         };
         &mut self.named[at].1
+    }
+
+    fn list_mut(&mut self, rest: Option<&str>) -> Option<&mut Vec<(u64, S)>> {
+        let Some(rest) = rest else {
+            return Some(&mut self.here);
+        };
+        let (level, rest) = split(rest);
+        match level {
+            "#" => Some(&mut self.below),
+            "+" => self.plus.as_mut()?.list_mut(rest),
+            _ => {
+                let at = self.find(level).ok()?;
+                self.named[at].1.list_mut(rest)
+            }
+        }
     }
 
     fn remove(&mut self, rest: Option<&str>, id: u64) -> Option<S> {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::access;
@@ -199,6 +200,13 @@ fn limits(reader: &mut Reader<'_>, at: &At<'_>) -> Limits {
         &mut limits.retained_per_device,
     );
     count("in_flight", 1, 10_000, &mut limits.in_flight);
+    // As far as the two bytes of a packet id and of an alias go.
+    let mut receive_maximum = limits.receive_maximum.get().into();
+    count("receive_maximum", 1, 65_535, &mut receive_maximum);
+    limits.receive_maximum = NonZeroU16::new(receive_maximum as u16).unwrap_or(NonZeroU16::MIN);
+    let mut topic_aliases = limits.topic_aliases.into();
+    count("topic_aliases", 0, 65_535, &mut topic_aliases);
+    limits.topic_aliases = topic_aliases as u16;
     let mut writes = limits.writes_per_second as usize;
     count("writes_per_second", 0, 1_000_000, &mut writes);
     limits.writes_per_second = writes as u32;
@@ -218,5 +226,24 @@ fn limits(reader: &mut Reader<'_>, at: &At<'_>) -> Limits {
         &mut limits.session_queue_bytes,
     );
     size("retained_bytes", 0, 1024 * MIB, &mut limits.retained_bytes);
+    let mut seconds = |key: &str, longest: u32, expected: &str| {
+        let at = fields.get(key)?;
+        let long = reader.duration(at, true)?;
+        let seconds = u32::try_from(long.as_secs()).ok();
+        let seconds = seconds.filter(|&s| s <= longest && long.subsec_nanos() == 0);
+        if seconds.is_none() {
+            reader.wrong(at, expected);
+        }
+        seconds
+    };
+    let expected = "whole seconds, at most 36500d; or 0: sessions end with their connections";
+    if let Some(expiry) = seconds("session_expiry", 36_500 * 24 * 60 * 60, expected) {
+        limits.session_expiry = expiry;
+    }
+    // CONNECT has two bytes for it.
+    let expected = "whole seconds, at most 65535s; or 0: what the client wants";
+    if let Some(keep_alive) = seconds("keep_alive", 65_535, expected) {
+        limits.keep_alive = keep_alive as u16;
+    }
     limits
 }

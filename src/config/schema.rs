@@ -4,6 +4,8 @@
 //! A key is `built`, or it is `later`: part of the contract (product.md §5 and
 //! §9), refused with a sentence that says so, and never read and ignored.
 
+use std::num::NonZeroU16;
+
 /// The keys of one map.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -50,23 +52,22 @@ pub(super) const LIMITS: Keys = Keys {
         "connections",
         "connections_per_address",
         "in_flight",
+        "keep_alive",
         "packet",
+        "receive_maximum",
         "retained",
         "retained_bytes",
         "retained_per_device",
+        "session_expiry",
         "session_queue",
         "session_queue_bytes",
         "subscriptions",
         "topic",
+        "topic_aliases",
         "value",
         "writes_per_second",
     ],
-    later: &[
-        "keep_alive",
-        "receive_maximum",
-        "session_expiry",
-        "topic_aliases",
-    ],
+    later: &[],
 };
 
 /// `users.NAME`
@@ -243,6 +244,14 @@ pub struct Limits {
     pub retained_per_device: usize,
     /// HTTP requests in flight, of all webhooks together.
     pub in_flight: usize,
+    /// How long a session outlives its connection at most, in seconds; 0: not at all.
+    pub session_expiry: u32,
+    /// The longest keep alive of an MQTT 5 client, in seconds; 0: what the client wants.
+    pub keep_alive: u16,
+    /// Messages with QoS 2 that an MQTT 5 client may have unreleased.
+    pub receive_maximum: NonZeroU16,
+    /// Topic aliases of an MQTT 5 client, in each direction.
+    pub topic_aliases: u16,
 }
 
 impl Limits {
@@ -262,6 +271,10 @@ impl Limits {
             retained_bytes,
             retained_per_device,
             in_flight,
+            session_expiry,
+            keep_alive,
+            receive_maximum,
+            topic_aliases,
         } = self;
         let keys = [
             ("limits.connections", *connections == other.connections),
@@ -298,6 +311,19 @@ impl Limits {
                 *retained_per_device == other.retained_per_device,
             ),
             ("limits.in_flight", *in_flight == other.in_flight),
+            (
+                "limits.session_expiry",
+                *session_expiry == other.session_expiry,
+            ),
+            ("limits.keep_alive", *keep_alive == other.keep_alive),
+            (
+                "limits.receive_maximum",
+                *receive_maximum == other.receive_maximum,
+            ),
+            (
+                "limits.topic_aliases",
+                *topic_aliases == other.topic_aliases,
+            ),
         ];
         let changed = keys.into_iter().filter(|(_, is_same)| !is_same);
         changed.map(|(key, _)| key).collect()
@@ -322,6 +348,10 @@ impl Default for Limits {
             retained_bytes: 16 * MIB,
             retained_per_device: 200,
             in_flight: 64,
+            session_expiry: 7 * 24 * 60 * 60,
+            keep_alive: 0,
+            receive_maximum: NonZeroU16::new(100).unwrap(),
+            topic_aliases: 50,
         }
     }
 }
@@ -397,6 +427,10 @@ mod tests {
             *limit += 1;
         }
         other.writes_per_second += 1;
+        other.session_expiry += 1;
+        other.keep_alive += 1;
+        other.receive_maximum = NonZeroU16::MIN;
+        other.topic_aliases += 1;
 
         let mut named = Limits::default().differing(&other);
 

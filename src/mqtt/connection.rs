@@ -4,37 +4,35 @@
 //! and, for [`STALL`] at most, for the readers of what its client published.
 
 mod admit;
+mod aliases;
 mod presence;
+mod publish;
+mod subscribe;
 mod wire;
 
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
-use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::Notify;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::bell::Bell;
 use super::codec::DecodeError;
-use super::intake::{Publisher, Taken};
+use super::intake::Publisher;
 use super::mount::Mount;
-use super::packet::{
-    Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Publish, Qos, Reason, RetainHandling,
-    Subscribe, Unsubscribe, Version,
-};
+use super::packet::{Ack, ConnAck, Connect, Disconnect, Incoming, Outgoing, Qos, Reason, Version};
 use crate::access::Principal;
-use crate::broker::topic::{TopicError, validate_filter, validate_topic};
-use crate::broker::{
-    self, Cause, ClientKey, End, Held, Message, Next, Open, QoS, STALL, Session, SubscribeError,
-    Subscription, Will,
-};
+use crate::broker::topic::{TopicError, validate_topic};
+use crate::broker::{self, Cause, ClientKey, End, Next, Open, QoS, Session, Will};
 use admit::{Admitted, Refused, admit};
+use aliases::Told;
 use presence::{Presence, unsent_line};
-use wire::{Wire, message_properties, packet_publish};
+use publish::Holding;
+use wire::{Wire, packet_publish};
 
 /// How long a client may take to send its CONNECT (broker.md, CONNECT).
 const CONNECT_TIME: Duration = Duration::from_secs(5);
@@ -47,20 +45,12 @@ const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// client: what a client does not read stays in its bounded queue.
 const HIGH_WATER: usize = 16 * 1024;
 
-/// How many QoS 1 messages a client may send without waiting for our
-/// acknowledgements. They are handled one by one, so it is only a promise.
-const RECEIVE_MAXIMUM: NonZeroU16 = NonZeroU16::new(100).unwrap();
-
 /// What a client may have done for it before the others get their turn: packets,
 /// long ones counted as several. All clients share one thread.
 const TURN: usize = 50;
 
 /// Bytes of a packet that count as one more.
 const TURN_BYTES: usize = 512;
-
-/// Filters of one SUBSCRIBE that are looked at, if a session may not have more:
-/// a packet of 64 KiB has room for 16,000, and each costs a check.
-const MAX_FILTERS: usize = 1000;
 
 /// Why a client must log in again.
 const LOGIN_CHANGED: &str = "its login has changed or left the configuration";
@@ -121,31 +111,15 @@ struct Connection<S> {
     session: Session,
     device: Option<Presence>,
     bell: Arc<Bell>,
+    aliases_in: aliases::Incoming,
+    aliases_out: aliases::Outgoing,
+    /// Whether the client asked for a session that outlives its connections.
+    wants_session: bool,
     keep_alive: Option<Duration>,
     last_heard: Instant,
     holding: Option<Holding>,
     /// What was done since others had their turn; see [`TURN`].
     done: usize,
-}
-
-/// Wakes the connection's task when its session has something.
-struct Bell(Notify);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        self.0.notify_one();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.notify_one();
-    }
-}
-
-/// An acknowledgement that waits for readers who have no room for the message.
-struct Holding {
-    ack: Option<Ack>,
-    held: Vec<Held>,
-    until: Instant,
 }
 
 /// How a conversation ended.
@@ -182,9 +156,13 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         let is_assigned = connect.client_id.is_empty();
         let client_id = match is_assigned {
             true => format!("pinhook-{:016x}", rand::random::<u64>()),
-            false => connect.client_id,
+            false => connect.client_id.clone(),
         };
-        let bell = Arc::new(Bell(Notify::new()));
+        let bell = Bell::new();
+        let settings = &shared.settings;
+        let expiry = session_expiry(&connect, settings.session_expiry);
+        let server_keep_alive = server_keep_alive(&connect, settings.keep_alive);
+        let keep_alive = server_keep_alive.unwrap_or(connect.keep_alive);
         let key = ClientKey {
             login: principal.login().into(),
             client_id: client_id.as_str().into(),
@@ -194,9 +172,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             },
         };
         let open = Open {
+            clean_start: connect.clean_start,
+            expiry: Duration::from_secs(expiry.into()),
             receive_maximum: connect.receive_maximum.map_or(u16::MAX, NonZeroU16::get),
             will,
-            waker: Waker::from(Arc::clone(&bell)),
+            waker: bell.waker(),
         };
         let opened = shared.intake.broker.open(key, open, now);
         // Asked only now: a session that is open already when a login becomes void
@@ -207,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             return Err(wire);
         }
         if let Some(will) = opened.will {
-            publish_will(&shared, &principal, &opened.session, will);
+            publish_will(&shared, &principal, opened.session.client(), will);
         }
         let device = match &principal {
             Principal::Device { login, is_mounted } => {
@@ -235,9 +215,16 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             session: opened.session,
             device,
             bell,
+            aliases_in: aliases::Incoming::new(shared.settings.topic_aliases),
+            aliases_out: aliases::Outgoing::new(
+                connect
+                    .topic_alias_maximum
+                    .min(shared.settings.topic_aliases),
+            ),
+            wants_session: connect.session_expiry.is_some_and(|wish| wish > 0),
             // MQTT-3.1.2-22: one and a half times; 0 is none.
-            keep_alive: (connect.keep_alive > 0)
-                .then(|| Duration::from_secs(u64::from(connect.keep_alive)) * 3 / 2),
+            keep_alive: (keep_alive > 0)
+                .then(|| Duration::from_secs(u64::from(keep_alive)) * 3 / 2),
             last_heard: now,
             holding: None,
             done: 0,
@@ -245,15 +232,17 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         };
         connection.wire.queue(&Outgoing::ConnAck(ConnAck {
             session_present: opened.present,
-            // Sessions end with their connection.
-            session_expiry: connect.session_expiry.filter(|wish| *wish > 0).map(|_| 0),
-            receive_maximum: Some(RECEIVE_MAXIMUM),
-            maximum_qos: Qos::AtLeastOnce,
+            session_expiry: connect
+                .session_expiry
+                .filter(|wish| *wish != expiry)
+                .map(|_| expiry),
+            receive_maximum: Some(connection.shared.settings.receive_maximum),
             maximum_packet: u32::try_from(connection.shared.settings.packet)
                 .ok()
                 .and_then(NonZeroU32::new),
             assigned_client_id: is_assigned.then_some(client_id.as_str()),
-            shared_subscriptions: false,
+            topic_alias_maximum: connection.shared.settings.topic_aliases,
+            server_keep_alive,
             ..ConnAck::new(Reason::SUCCESS)
         }));
         Ok(connection)
@@ -307,7 +296,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
                         None
                     }
                 },
-                () = self.bell.0.notified() => None,
+                () = self.bell.rung() => None,
                 () = until(deadline) => self.is_silent(),
                 () = std::future::ready(()), if is_turn_over => None,
             };
@@ -364,16 +353,16 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         holding.held.retain(|held| !held.try_push(now));
         if now >= holding.until {
             for held in holding.held.drain(..) {
-                held.evict();
+                held.evict(now);
             }
         }
         if !holding.held.is_empty() {
-            let waker = Waker::from(Arc::clone(&self.bell));
+            let waker = self.bell.waker();
             holding.held.iter().for_each(|held| held.register(&waker));
             return false;
         }
         if let Some(ack) = self.holding.take().and_then(|holding| holding.ack) {
-            self.wire.queue(&Outgoing::PubAck(ack));
+            self.wire.queue(&ack);
         }
         true
     }
@@ -382,157 +371,47 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         match packet {
             Incoming::Publish(publish) => self.publish(publish)?,
             Incoming::PubAck(ack) => {
-                self.session.acknowledge(ack.packet_id.get());
+                self.session.acknowledge(ack.packet_id);
             }
-            Incoming::Subscribe(subscribe) => self.subscribe(&subscribe),
+            Incoming::Subscribe(subscribe) => self.subscribe(&subscribe)?,
             Incoming::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             Incoming::PingReq => {
                 self.wire.shrink();
                 self.wire.queue(&Outgoing::PingResp);
             }
-            Incoming::Disconnect(disconnect) => return Err(Ending::Disconnected(disconnect)),
-            // QoS 2 is not offered, so no such id is known.
-            Incoming::PubRec(ack) => self.wire.queue(&Outgoing::PubRel(unknown(ack))),
-            Incoming::PubRel(ack) => self.wire.queue(&Outgoing::PubComp(unknown(ack))),
-            Incoming::PubComp(_) => {}
+            Incoming::Disconnect(disconnect) => return Err(self.leave(disconnect)),
+            Incoming::PubRec(ack) => {
+                let is_refused = ack.reason.is_error();
+                let is_known = self.session.received(ack.packet_id, is_refused);
+                if !is_refused {
+                    self.wire.queue(&Outgoing::PubRel(settled(ack, is_known)));
+                }
+            }
+            Incoming::PubRel(ack) => {
+                let is_known = self.session.release(ack.packet_id);
+                self.wire.queue(&Outgoing::PubComp(settled(ack, is_known)));
+            }
+            Incoming::PubComp(ack) => {
+                self.session.complete(ack.packet_id);
+            }
             // The codec refuses a second one.
             Incoming::Connect(_) => {}
         }
         Ok(())
     }
 
-    fn publish(&mut self, publish: Publish) -> Result<(), Ending> {
-        let now = Instant::now();
-        if publish.qos == Qos::ExactlyOnce {
-            let why = "QoS 2 is not offered: publish with QoS 0 or 1".to_owned();
-            return Err(Ending::Fault(Reason::QOS_NOT_SUPPORTED, why));
+    /// The client says goodbye, and maybe for how long its session is to be kept.
+    fn leave(&self, disconnect: Disconnect) -> Ending {
+        if let Some(wish) = disconnect.session_expiry {
+            // MQTT 5 §3.14.2.2.2.
+            if wish > 0 && !self.wants_session {
+                let why = "DISCONNECT wants the session kept, which CONNECT did not".to_owned();
+                return Ending::Fault(Reason::PROTOCOL_ERROR, why);
+            }
+            let expiry = wish.min(self.shared.settings.session_expiry);
+            self.session.set_expiry(Duration::from_secs(expiry.into()));
         }
-        if publish.topic_alias.is_some() {
-            let why = "topic aliases are not offered".to_owned();
-            return Err(Ending::Fault(Reason::TOPIC_ALIAS_INVALID, why));
-        }
-        let response_topic = publish.properties.response_topic.as_deref();
-        check_response_topic(response_topic)
-            .map_err(|error| Ending::Fault(Reason::PROTOCOL_ERROR, error.to_string()))?;
-        if let Some(hint) = self.mount.hint(&publish.topic) {
-            self.shared.intake.tell(&self.principal, &hint, now);
-        }
-        let topic = self.mount.full(&publish.topic);
-        let limit = self.shared.settings.topic;
-        let valid =
-            validate_topic(&publish.topic, limit).and_then(|()| validate_topic(&topic, limit));
-        let taken = match valid {
-            Err(error @ (TopicError::TooLong { .. } | TopicError::TooManyLevels(_))) => {
-                self.shared
-                    .intake
-                    .tell(&self.principal, &format!("publish refused: {error}"), now);
-                Taken::at_once(Reason::TOPIC_NAME_INVALID)
-            }
-            Err(error) => return Err(Ending::Fault(Reason::TOPIC_NAME_INVALID, error.to_string())),
-            Ok(()) => {
-                let message = Message {
-                    topic: topic.into(),
-                    payload: publish.payload,
-                    qos: broker_qos(publish.qos),
-                    retain: publish.retain,
-                    properties: message_properties(&publish.properties, &self.mount),
-                };
-                let publisher = Publisher {
-                    principal: &self.principal,
-                    session: &self.session,
-                    budget: self.device.as_ref().map(|device| &*device.budget),
-                };
-                self.shared
-                    .intake
-                    .take(publisher, message, &publish.topic, now)
-            }
-        };
-        let ack = publish.packet_id.map(|packet_id| Ack {
-            packet_id,
-            reason: taken.reason,
-        });
-        // 3.1.1 cannot be told that a write was not taken because pinhook
-        // stops, but without an acknowledgement it sends it again later.
-        let is_lost = taken.reason == Reason::IMPLEMENTATION_SPECIFIC_ERROR;
-        let ack = ack.filter(|_| !(is_lost && self.version == Version::V311));
-        self.holding = Some(Holding {
-            ack,
-            held: taken.held,
-            until: now + STALL,
-        });
-        Ok(())
-    }
-
-    fn subscribe(&mut self, subscribe: &Subscribe) {
-        let now = Instant::now();
-        let mut reasons = Vec::with_capacity(subscribe.filters.len());
-        for wish in &subscribe.filters {
-            if reasons.len() >= self.shared.settings.subscriptions.max(MAX_FILTERS) {
-                reasons.push(Reason::QUOTA_EXCEEDED);
-                continue;
-            }
-            if !is_share_valid(&wish.filter) {
-                reasons.push(Reason::TOPIC_FILTER_INVALID);
-                continue;
-            }
-            let filter = self.mount.full_filter(&wish.filter);
-            let limit = self.shared.settings.topic;
-            if validate_filter(&wish.filter, limit)
-                .and(validate_filter(&filter, limit))
-                .is_err()
-            {
-                reasons.push(Reason::TOPIC_FILTER_INVALID);
-                continue;
-            }
-            if let Err(refusal) = self.principal.may_subscribe(&filter) {
-                let line = format!("subscribe to {} refused: {refusal}", wish.filter);
-                self.shared.intake.tell(&self.principal, &line, now);
-                reasons.push(Reason::NOT_AUTHORIZED);
-                continue;
-            }
-            let subscription = Subscription {
-                filter: filter.into(),
-                qos: broker_qos(wish.qos),
-                no_local: wish.no_local,
-                retain_as_published: wish.retain_as_published,
-                retain_handling: match wish.retain_handling {
-                    RetainHandling::EverySubscribe => broker::RetainHandling::Always,
-                    RetainHandling::NewSubscription => broker::RetainHandling::IfNew,
-                    RetainHandling::Never => broker::RetainHandling::Never,
-                },
-                id: subscribe.id.map(NonZeroU32::get),
-            };
-            let broker = &self.shared.intake.broker;
-            let granted = broker.subscribe(&self.session, &[subscription], now);
-            reasons.extend(granted.into_iter().map(granted_reason));
-        }
-        self.wire.queue(&Outgoing::SubAck {
-            packet_id: subscribe.packet_id,
-            reasons: &reasons,
-        });
-    }
-
-    fn unsubscribe(&mut self, unsubscribe: &Unsubscribe) {
-        let filters = unsubscribe.filters.iter();
-        let filters: Vec<_> = filters
-            .map(|filter| self.mount.full_filter(filter))
-            .collect();
-        let found = self
-            .shared
-            .intake
-            .broker
-            .unsubscribe(&self.session, &filters);
-        let reasons: Vec<_> = found
-            .into_iter()
-            .map(|was_there| match was_there {
-                true => Reason::SUCCESS,
-                false => Reason::NO_SUBSCRIPTION_EXISTED,
-            })
-            .collect();
-        self.wire.queue(&Outgoing::UnsubAck {
-            packet_id: unsubscribe.packet_id,
-            reasons: &reasons,
-        });
+        Ending::Disconnected(disconnect)
     }
 
     /// Takes messages from the session while there is room for them.
@@ -540,6 +419,11 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
         while self.wire.outbox.len() < HIGH_WATER {
             match self.session.next(Instant::now()) {
                 Next::Message(outgoing) => self.send(&outgoing),
+                Next::Release(packet_id) => {
+                    let reason = Reason::SUCCESS;
+                    self.wire
+                        .queue(&Outgoing::PubRel(Ack { packet_id, reason }));
+                }
                 Next::Idle => return Ok(()),
                 Next::More => {
                     self.done = TURN;
@@ -557,19 +441,25 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     fn send(&mut self, outgoing: &broker::Outgoing) {
         let Some(topic) = self.mount.local(&outgoing.message.topic) else {
             // `pinhook/NAME`, which `#` matches, has no name inside the mount.
-            if let Some(id) = outgoing.packet_id {
-                self.session.acknowledge(id.get());
-            }
+            self.session.skip(outgoing);
             return;
         };
         let properties = wire::properties(outgoing, &self.mount, self.version);
-        let publish = packet_publish(outgoing, topic, &properties);
         let intake = &self.shared.intake;
         let device = self.device.as_ref();
         let limit = device.and_then(|device| device.limit(&intake.hub));
-        let queued = self
-            .wire
-            .queue_publish(&publish, limit.unwrap_or(usize::MAX));
+        let most = limit.unwrap_or(usize::MAX);
+        let mut told = self.aliases_out.find(topic);
+        let publish = |told| packet_publish(outgoing, topic, told, &properties);
+        let mut queued = self.wire.queue_publish(&publish(told), most);
+        if queued.is_err() && matches!(told, Told::Both(_)) {
+            // The alias itself takes three bytes.
+            told = Told::Name;
+            queued = self.wire.queue_publish(&publish(told), most);
+        }
+        if queued.is_ok() {
+            self.aliases_out.keep(topic, told);
+        }
         let line = match queued {
             Ok(size) => {
                 let device = self.device.as_mut().filter(|_| limit.is_none());
@@ -639,7 +529,7 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
             .broker
             .close(&self.session, end, Instant::now());
         if let Some(will) = will {
-            publish_will(&self.shared, &self.principal, &self.session, will);
+            publish_will(&self.shared, &self.principal, self.session.client(), will);
         }
         if let Some((reason, why)) = goodbye {
             self.wire.queue(&Outgoing::Disconnect {
@@ -651,34 +541,42 @@ impl<S: AsyncRead + AsyncWrite> Connection<S> {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits until then; for ever if there is no such time. Cancel-safe.
+pub(super) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
 }
 
+/// For how long the client's session is kept when it is away, in seconds.
+fn session_expiry(connect: &Connect, most: u32) -> u32 {
+    let wish = match connect.version {
+        Version::V5 => connect.session_expiry.unwrap_or(0),
+        // MQTT-3.1.2-5: until it says otherwise.
+        Version::V311 if connect.clean_start => 0,
+        Version::V311 => u32::MAX,
+    };
+    wish.min(most)
+}
+
+/// The keep alive that the client is to use instead of its own (MQTT-3.1.2-21); 3.1.1 has no way to
+/// say so.
+fn server_keep_alive(connect: &Connect, longest: u16) -> Option<u16> {
+    let is_longer = connect.keep_alive == 0 || connect.keep_alive > longest;
+    (longest > 0 && is_longer && connect.version == Version::V5).then_some(longest)
+}
+
 /// A will takes the way of every message: it may be a write to a pin.
-fn publish_will(shared: &Shared, principal: &Principal, session: &Session, will: Will) {
+pub(super) fn publish_will(shared: &Shared, principal: &Principal, client: &ClientKey, will: Will) {
     let topic = Arc::clone(&will.message.topic);
     let publisher = Publisher {
         principal,
-        session,
+        client,
         budget: None,
     };
     let intake = &shared.intake;
     intake.take(publisher, will.message, &topic, Instant::now());
-}
-
-/// A shared subscription's filter has a group and another filter behind it
-/// (MQTT-4.8.2-1, -2). Checked before it is mounted: then it is hard to tell.
-fn is_share_valid(filter: &str) -> bool {
-    match filter.split_once('/') {
-        Some(("$share", shared)) => shared.split_once('/').is_some_and(|(group, behind)| {
-            !group.is_empty() && !group.contains(['+', '#']) && !behind.is_empty()
-        }),
-        _ => filter != "$share",
-    }
 }
 
 /// A response topic is a topic name (MQTT-3.3.2-14).
@@ -686,26 +584,17 @@ fn check_response_topic(topic: Option<&str>) -> Result<(), TopicError> {
     topic.map_or(Ok(()), |topic| validate_topic(topic, usize::MAX))
 }
 
-fn unknown(ack: Ack) -> Ack {
-    Ack {
-        reason: Reason::PACKET_IDENTIFIER_NOT_FOUND,
-        ..ack
-    }
+/// What follows a PUBREC or PUBREL.
+fn settled(ack: Ack, is_known: bool) -> Ack {
+    let reason = match is_known {
+        true => Reason::SUCCESS,
+        false => Reason::PACKET_IDENTIFIER_NOT_FOUND,
+    };
+    Ack { reason, ..ack }
 }
 
 fn fault(error: &DecodeError) -> Ending {
     Ending::Fault(error.reason(), error.to_string())
-}
-
-fn granted_reason(granted: Result<QoS, SubscribeError>) -> Reason {
-    match granted {
-        Ok(QoS::AtMostOnce) => Reason::granted(Qos::AtMostOnce),
-        Ok(_) => Reason::granted(Qos::AtLeastOnce),
-        Err(SubscribeError::Filter(_)) => Reason::TOPIC_FILTER_INVALID,
-        Err(SubscribeError::Shared) => Reason::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED,
-        Err(SubscribeError::TooMany { .. }) => Reason::QUOTA_EXCEEDED,
-        Err(SubscribeError::Closed) => Reason::UNSPECIFIED_ERROR,
-    }
 }
 
 fn broker_qos(qos: Qos) -> QoS {

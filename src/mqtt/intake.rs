@@ -13,7 +13,7 @@ use super::packet::Reason;
 use super::pins::{self, Inbound};
 use super::publish_own;
 use crate::access::Principal;
-use crate::broker::{Broker, Held, Message, RetainRefused, Session};
+use crate::broker::{Broker, ClientKey, Held, Message, RetainRefused};
 use crate::hub::{Hub, WriteError};
 use crate::model::{DeviceName, Write};
 
@@ -31,8 +31,8 @@ pub(super) struct Intake {
 pub(super) struct Publisher<'a> {
     /// As whom.
     pub principal: &'a Principal,
-    /// In which session.
-    pub session: &'a Session,
+    /// As which client.
+    pub client: &'a ClientKey,
     /// What its connection takes: of a device, unless the connection is gone.
     pub budget: Option<&'a Budget>,
 }
@@ -87,21 +87,24 @@ impl Intake {
             );
             return Taken::at_once(Reason::NOT_AUTHORIZED);
         }
-        match self.meaning(&message, publisher, now) {
-            Ok(None) => {}
+        let unheard = match self.meaning(&message, publisher, now) {
+            Ok(None) => Reason::NO_MATCHING_SUBSCRIBERS,
             Ok(Some(reason)) if reason.is_error() => return Taken::at_once(reason),
             // A write happens once; what is retained is `state/`.
-            Ok(Some(_)) => message.retain = false,
+            Ok(Some(_)) => {
+                message.retain = false;
+                Reason::SUCCESS
+            }
             Err(reason) => return Taken::at_once(reason),
+        };
+        if !message.retain && !self.broker.has_subscribers(&message.topic) {
+            return Taken::at_once(unheard);
         }
         // A payload that is kept must not pin the read buffer it is a slice of.
-        if !message.retain && !self.broker.has_subscribers(&message.topic) {
-            return Taken::at_once(Reason::SUCCESS);
-        }
         message.payload = Bytes::copy_from_slice(&message.payload);
-        let session = Some(publisher.session);
-        let published = self.broker.publish(session, message, now);
+        let published = self.broker.publish(Some(publisher.client), message, now);
         let reason = match published.retained {
+            Ok(()) if published.receivers == 0 => unheard,
             Ok(()) => Reason::SUCCESS,
             Err(refused) => {
                 self.tell(principal, &retain_line(shown, refused), now);

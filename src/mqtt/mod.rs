@@ -1,6 +1,7 @@
 //! MQTT: the wire and the meaning. Clients of 3.1.1 and 5 on one port, a broker
 //! for their messages, and pinhook's topics (product.md §3).
 
+mod bell;
 mod budget;
 pub mod codec;
 mod connection;
@@ -10,8 +11,10 @@ mod mount;
 mod observer;
 pub mod packet;
 mod pins;
+mod timekeeper;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{self, Access};
-use crate::broker::{Broker, Message, QoS};
+use crate::broker::{Broker, ClientKey, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
 use crate::model::mask::Mask;
 use crate::net::Accepted;
@@ -38,6 +41,14 @@ pub struct Settings {
     pub subscriptions: usize,
     /// What a session's queue holds, in bytes: no longer message gets through.
     pub session_queue_bytes: usize,
+    /// How long a session outlives its connection at most, in seconds.
+    pub session_expiry: u32,
+    /// The longest keep alive of an MQTT 5 client, in seconds; 0: what the client wants.
+    pub keep_alive: u16,
+    /// Messages with QoS 2 that an MQTT 5 client may have unreleased.
+    pub receive_maximum: NonZeroU16,
+    /// Topic aliases of an MQTT 5 client, in each direction.
+    pub topic_aliases: u16,
 }
 
 /// The MQTT front end; cheap to clone.
@@ -107,13 +118,19 @@ impl Mqtt {
         observer::run(hub, broker, stop).await;
     }
 
+    /// Ends sessions whose time is up, and publishes wills that were delayed, until `stop`.
+    pub async fn keep_time(&self, stop: CancellationToken) {
+        timekeeper::run(&self.shared, stop).await;
+    }
+
     /// Takes other logins and other secrets to hide, and closes the connections
     /// whose login has changed or is gone; no other connection notices.
     pub fn reconfigure(&self, access: access::Settings, mask: Mask) {
         let intake = &self.shared.intake;
         intake.gossip.reconfigure(mask);
         let void = self.shared.access.reconfigure(access);
-        intake.broker.evict(|client| void.contains(&*client.login));
+        let is_void = |client: &ClientKey| void.contains(&*client.login);
+        intake.broker.evict(is_void, Instant::now());
     }
 
     /// Says goodbye to every client and waits until all are gone.

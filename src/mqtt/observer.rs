@@ -109,6 +109,8 @@ mod tests {
             owner: None,
         };
         let open = Open {
+            clean_start: true,
+            expiry: Duration::ZERO,
             receive_maximum: 100,
             will: None,
             waker: std::task::Waker::noop().clone(),

@@ -50,6 +50,10 @@ pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
         topic: 256,
         subscriptions: 100,
         session_queue_bytes: 1 << 20,
+        session_expiry: 60,
+        keep_alive: 0,
+        receive_maximum: NonZeroU16::MAX,
+        topic_aliases: 10,
     };
     Mqtt::new(
         hub,

@@ -117,25 +117,20 @@ async fn open(address: SocketAddr, login: &Login) -> Result<Device, Failure> {
     let (mut read, mut write) = stream.into_split();
     let mut buffer = Vec::with_capacity(512);
 
-    // Protocol level 4, user name and password, clean session, keep alive 0: no pings to count.
-    let mut connect = b"\x00\x04MQTT\x04\xC2\x00\x00".to_vec();
-    for field in [&login.client_id, &login.user, &login.password] {
-        push_text(&mut connect, field);
-    }
-    let mut subscribe = vec![0, 1];
-    push_text(&mut subscribe, &login.response_topic);
-    subscribe.push(0);
-
-    for (kind, body, answer) in [
-        (0x10, connect, (0x20, vec![0, 0])),
-        (0x82, subscribe, (0x90, vec![0, 1, 0])),
+    // No keep alive: no pings to count.
+    let connect = connect(&login.client_id, &login.user, &login.password, 0);
+    let subscribe = subscribe(&login.response_topic, 0);
+    for (packet_out, answer) in [
+        (connect, (0x20, vec![0, 0])),
+        (subscribe, (0x90, vec![0, 1, 0])),
     ] {
         write
-            .write_all(&framed(kind, &body))
+            .write_all(&packet_out)
             .await
             .map_err(Failure::io("log in and subscribe"))?;
         let got = packet(&mut read, &mut buffer).await?;
         if got != answer {
+            let kind = packet_out[0];
             return Err(Failure::Unexpected(format!(
                 "packet {kind:#04x} was answered with {got:02x?}, expected {answer:02x?}"
             )));
@@ -156,6 +151,24 @@ async fn open(address: SocketAddr, login: &Login) -> Result<Device, Failure> {
             topic: login.response_topic.clone(),
         },
     })
+}
+
+/// A CONNECT: protocol level 4, user name and password, clean session; `keep_alive` in seconds.
+pub fn connect(client_id: &str, user: &str, password: &str, keep_alive: u16) -> Vec<u8> {
+    let mut connect = b"\x00\x04MQTT\x04\xC2".to_vec();
+    connect.extend(keep_alive.to_be_bytes());
+    for field in [client_id, user, password] {
+        push_text(&mut connect, field);
+    }
+    framed(0x10, &connect)
+}
+
+/// A SUBSCRIBE with packet id 1 and one filter.
+pub fn subscribe(filter: &str, qos: u8) -> Vec<u8> {
+    let mut subscribe = vec![0, 1];
+    push_text(&mut subscribe, filter);
+    subscribe.push(qos);
+    framed(0x82, &subscribe)
 }
 
 /// Reads one packet: its first byte and what follows the length. `buffer` keeps what was read beyond it.
@@ -183,7 +196,7 @@ async fn packet(
 
 /// Where the body of a packet lies that is there in full. Lengths of one or two bytes are all this load needs; a
 /// longer one is never complete, and so ends as a response that does not come.
-fn bounds(buffer: &[u8]) -> Option<(usize, usize)> {
+pub fn bounds(buffer: &[u8]) -> Option<(usize, usize)> {
     let first = usize::from(*buffer.get(1)?);
     let (start, length) = if first < 0x80 {
         (2, first)
@@ -197,7 +210,8 @@ fn bounds(buffer: &[u8]) -> Option<(usize, usize)> {
     (buffer.len() >= start + length).then_some((start, start + length))
 }
 
-fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
+/// A packet: its first byte, its length, and `body`.
+pub fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut packet = vec![kind];
     if body.len() < 0x80 {
         packet.push(body.len() as u8);
@@ -208,7 +222,8 @@ fn framed(kind: u8, body: &[u8]) -> Vec<u8> {
     packet
 }
 
-fn push_text(packet: &mut Vec<u8>, text: &str) {
+/// Appends a text with its length before it.
+pub fn push_text(packet: &mut Vec<u8>, text: &str) {
     packet.extend((text.len() as u16).to_be_bytes());
     packet.extend(text.as_bytes());
 }

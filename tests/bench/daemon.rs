@@ -29,9 +29,17 @@ pub async fn start(
     text: &str,
     folder: &Path,
 ) -> Result<(Process, SocketAddr), Failure> {
+    start_as(Command::new(binary), text, folder).await
+}
+
+/// Starts what `command` runs, which is pinhook, likewise.
+pub async fn start_as(
+    mut command: Command,
+    text: &str,
+    folder: &Path,
+) -> Result<(Process, SocketAddr), Failure> {
     let config = folder.join("config.yaml");
     fs::write(&config, text).map_err(Failure::io(format!("write {}", config.display())))?;
-    let mut command = Command::new(binary);
     command
         .arg("run")
         .arg("--config")

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::fs;
+use std::path::Path;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -100,6 +101,11 @@ impl Process {
         }
     }
 
+    /// Its number, for those who look at it from elsewhere.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// CPU time used so far, in user and kernel mode, all threads.
     pub fn cpu(&self) -> Result<Duration, Failure> {
         cpu_of(&self.pid.to_string())
@@ -108,13 +114,17 @@ impl Process {
 
     /// A memory figure of `/proc/PID/status` in MiB: `VmRSS` now, `VmHWM` at its highest.
     pub fn memory(&self, field: &str) -> Result<f64, Failure> {
-        let kib = self.status(field, |rest| rest.strip_suffix(" kB")?.parse::<f64>().ok())?;
-        Ok(kib / 1024.0)
+        self.figure("status", field, mebibytes)
+    }
+
+    /// Resident memory in MiB, in which a page that it shares with others counts for its part.
+    pub fn proportional_memory(&self) -> Result<f64, Failure> {
+        self.figure("smaps_rollup", "Pss", mebibytes)
     }
 
     /// How many threads it has.
     pub fn threads(&self) -> Result<usize, Failure> {
-        self.status("Threads", |rest| rest.parse().ok())
+        self.figure("status", "Threads", |rest| rest.parse().ok())
     }
 
     /// How many files and sockets it has open.
@@ -124,12 +134,16 @@ impl Process {
         Ok(open.count())
     }
 
-    /// A figure of `/proc/PID/status`.
-    fn status<T>(&self, field: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, Failure> {
-        let path = format!("/proc/{}/status", self.pid);
-        let status = fs::read_to_string(&path).map_err(Failure::io(format!("read {path}")))?;
-        status
-            .lines()
+    /// A figure of a file below `/proc/PID`.
+    fn figure<T>(
+        &self,
+        file: &str,
+        field: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, Failure> {
+        let path = format!("/proc/{}/{file}", self.pid);
+        let text = fs::read_to_string(&path).map_err(Failure::io(format!("read {path}")))?;
+        text.lines()
             .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
             .and_then(|rest| read(rest.trim()))
             .ok_or_else(|| {
@@ -170,6 +184,61 @@ impl Process {
         // Fails only if it has ended already, which is what we want.
         let _ = self.child.kill().await;
     }
+}
+
+/// Where a child runs, if there are two cores and a `taskset` to choose with: a broker must not lose time to its load.
+#[derive(Clone, Copy)]
+pub enum Core {
+    First,
+    Last,
+}
+
+impl Core {
+    /// A command that runs `program` there.
+    pub fn command(self, program: &Path) -> Command {
+        let Some((first, last)) = cores() else {
+            return Command::new(program);
+        };
+        let core = match self {
+            Core::First => first,
+            Core::Last => last,
+        };
+        let mut command = Command::new("taskset");
+        command.arg("--cpu-list").arg(core.to_string()).arg(program);
+        command
+    }
+}
+
+/// The first and the last core that this process may use, if these are two and others can be kept to them.
+pub fn cores() -> Option<(usize, usize)> {
+    static CORES: OnceLock<Option<(usize, usize)>> = OnceLock::new();
+    *CORES.get_or_init(|| {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let list = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        let mut numbers = list.split([',', '-']).map(|number| number.trim().parse());
+        let (first, last) = (numbers.next()?.ok()?, numbers.next_back()?.ok()?);
+        let version = std::process::Command::new("taskset")
+            .arg("--version")
+            .output();
+        version.is_ok().then_some((first, last))
+    })
+}
+
+/// A command that runs `program` with as many open files and sockets as the system lets it have.
+pub fn with_many_files(program: &Path) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .arg("-c")
+        .arg("ulimit -n \"$(ulimit -H -n)\"; exec \"$0\" \"$@\"")
+        .arg(program);
+    command
+}
+
+fn mebibytes(text: &str) -> Option<f64> {
+    let kibibytes: f64 = text.strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes / 1024.0)
 }
 
 /// CPU time of the process `pid` (or `self`), from `/proc/PID/stat`.

@@ -36,7 +36,8 @@ pub struct Figures {
     pub binary_bytes: u64,
 }
 
-enum Budget {
+/// What a figure is to be.
+pub enum Budget {
     AtMost(f64),
     AtLeast(f64),
 }
@@ -322,7 +323,8 @@ impl Table {
 }
 
 impl Budget {
-    fn of(&self, figure: f64) -> String {
+    /// Whether it is met.
+    pub fn of(&self, figure: f64) -> String {
         let is_met = match *self {
             Budget::AtMost(limit) => figure <= limit,
             Budget::AtLeast(limit) => figure >= limit,
@@ -330,17 +332,19 @@ impl Budget {
         if is_met { "met" } else { "missed" }.to_owned()
     }
 
-    fn of_ratio(&self, ratio: f64) -> String {
+    /// The ratio, and whether it meets the budget.
+    pub fn of_ratio(&self, ratio: f64) -> String {
         format!("{ratio:.2} ×: {}", self.of(ratio))
     }
 }
 
-fn pair(first: String, second: String) -> String {
+/// Two figures in one cell.
+pub fn pair(first: String, second: String) -> String {
     format!("{first} / {second}")
 }
 
 /// A whole number with commas between the thousands.
-fn round(figure: f64) -> String {
+pub fn round(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

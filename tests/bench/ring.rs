@@ -3,31 +3,40 @@
 //!
 //! This process is both the devices and the third party, on one thread and one clock; CPU and memory are read off the
 //! children. Figures of one machine illustrate, ratios of one run count (product.md §12). Beside that the daemon alone:
-//! its start and what it takes with 1,000 webhooks, and one third party that hangs among a hundred that answer. Not
-//! here: idle connections by the thousand, the broker alone, floods.
+//! its start and what it takes with 1,000 webhooks, and one third party that hangs among a hundred that answer. And its
+//! broker alone, beside mosquitto: floods of messages, and idle connections by the thousand. Not here: floods that a
+//! broker cannot take.
 
 mod baseline;
+mod broker;
+mod broker_report;
 mod client;
 mod daemon;
 mod failure;
+mod flood;
 mod footprint;
 mod hanging;
+mod idle;
 mod measure;
+mod mosquitto;
+mod plain;
 mod process;
 mod report;
 mod script;
 mod service;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
 use client::{Device, Login};
 use daemon::Shape;
 use failure::Failure;
+use flood::Case;
 use process::Process;
 use report::{Figures, Subject};
 use service::Service;
@@ -35,7 +44,7 @@ use service::Service;
 /// How many devices write in the ring.
 const DEVICES: usize = 50;
 
-/// Measures pinhook beside a bare HTTP client and beside a script with mosquitto.
+/// Measures pinhook beside a bare HTTP client and beside a script with mosquitto, and its broker beside mosquitto.
 #[derive(Parser)]
 #[command(name = "tests/bench/run")]
 struct Options {
@@ -49,6 +58,9 @@ struct Options {
     /// Rounds, in each of which everything is measured once; figures are medians over them [default: 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: Option<u32>,
+    /// Measure this part alone.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
     /// The binary to measure instead of the one cargo built.
     #[arg(long, value_name = "FILE")]
     pinhook: Option<PathBuf>,
@@ -57,6 +69,15 @@ struct Options {
     bench: bool,
     #[command(subcommand)]
     role: Option<Role>,
+}
+
+/// What can be measured alone.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// From a write to the response, the daemon's start, and its memory.
+    Ring,
+    /// Messages through the broker, and idle connections.
+    Broker,
 }
 
 /// What this program is as a child of itself.
@@ -72,16 +93,33 @@ enum Role {
     /// The script beside mosquitto.
     #[command(hide = true)]
     Script { port: u16, url: String },
+    /// The load on a broker alone.
+    #[command(hide = true)]
+    Flood {
+        address: SocketAddr,
+        broker: u32,
+        qos: u8,
+        publishers: usize,
+        window_ms: u64,
+    },
+    /// Clients that have nothing to say.
+    #[command(hide = true)]
+    Idle {
+        address: SocketAddr,
+        first: usize,
+        end: usize,
+    },
 }
 
 /// How much is measured.
 struct Plan {
+    only: Option<Part>,
     pinhook: PathBuf,
     mosquitto: Option<PathBuf>,
     rounds: u32,
     /// Writes of the open loop in each round.
     writes: usize,
-    /// How long the closed loop and the bare client are counted, after a fifth of it to warm up.
+    /// How long the closed loop, the bare client and a flood are counted, after a fifth of it to warm up.
     window: Duration,
     /// How often the time to the first webhook is taken.
     starts: u32,
@@ -122,6 +160,21 @@ async fn run(options: Options) -> Result<(), Failure> {
             window_ms,
         }) => baseline::run(url, in_flight, Duration::from_millis(window_ms)).await,
         Some(Role::Script { port, url }) => script::run(port, url).await,
+        Some(Role::Flood {
+            address,
+            broker,
+            qos,
+            publishers,
+            window_ms,
+        }) => {
+            let case = Case { qos, publishers };
+            flood::run(address, broker, case, Duration::from_millis(window_ms)).await
+        }
+        Some(Role::Idle {
+            address,
+            first,
+            end,
+        }) => idle::run(address, first, end).await,
         None => {
             let stop = |kind| signal(kind).map_err(Failure::io("listen for signals"));
             let mut interrupt = stop(SignalKind::interrupt())?;
@@ -148,8 +201,9 @@ fn plan(options: Options) -> Result<Plan, Failure> {
     let rounds = options.rounds.unwrap_or(usual.0);
     let writes = options.writes.unwrap_or(usual.1);
     Ok(Plan {
+        only: options.only,
         pinhook,
-        mosquitto: script::mosquitto(),
+        mosquitto: mosquitto::find(),
         rounds,
         writes: writes.div_ceil(rounds) as usize,
         window: Duration::from_millis(if options.quick { 300 } else { 5000 }),
@@ -159,6 +213,27 @@ fn plan(options: Options) -> Result<Plan, Failure> {
 
 async fn measure_all(plan: &Plan) -> Result<(), Failure> {
     let machine = report::machine();
+    if plan.only != Some(Part::Broker) {
+        measure_ring(plan, &machine).await?;
+    }
+    if plan.only != Some(Part::Ring) {
+        let mut figures = broker::Figures::default();
+        for round in 1..=plan.rounds {
+            eprintln!("round {round} of {}: the broker alone", plan.rounds);
+            broker::measure(plan, round, &mut figures).await?;
+        }
+        if plan.only.is_none() {
+            println!();
+        }
+        figures.print(plan, &machine);
+    }
+    if cfg!(debug_assertions) {
+        println!("This is a debug build: its figures say nothing about the budgets.");
+    }
+    Ok(())
+}
+
+async fn measure_ring(plan: &Plan, machine: &str) -> Result<(), Failure> {
     let service = Service::start().await?;
     let moody = Service::start_moody().await?;
     let size = std::fs::metadata(&plan.pinhook);
@@ -184,7 +259,7 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
         let text = daemon::config(Shape::Shared(DEVICES), &service);
         let (process, address) = daemon::start(&plan.pinhook, &text, folder.path()).await?;
         let devices = (address, daemon::login as fn(usize) -> Login);
-        measure_ring(plan, &service, vec![process], devices, &mut figures.pinhook).await?;
+        measure_loops(plan, &service, vec![process], devices, &mut figures.pinhook).await?;
 
         eprintln!("round {round} of {}: one that hangs", plan.rounds);
         let (pinhook, hanging) = (&plan.pinhook, &mut figures.hanging);
@@ -195,7 +270,7 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
             let folder = daemon::folder()?;
             let (processes, address) = script::start(mosquitto, &service, folder.path()).await?;
             let devices = (address, script::login as fn(usize) -> Login);
-            measure_ring(plan, &service, processes, devices, subject).await?;
+            measure_loops(plan, &service, processes, devices, subject).await?;
         }
     }
 
@@ -211,12 +286,12 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
         }
     }
 
-    print(plan, &machine, &mut figures);
+    print(plan, machine, &mut figures);
     Ok(())
 }
 
 /// Both loops with one subject, which is one process or several.
-async fn measure_ring(
+async fn measure_loops(
     plan: &Plan,
     service: &Service,
     mut processes: Vec<Process>,
@@ -289,8 +364,5 @@ fn print(plan: &Plan, machine: &str, figures: &mut Figures) {
     match &figures.script {
         Some(script) => println!(", {} with the script.", busy(script)),
         None => println!(". The script was not measured: there is no mosquitto on this machine."),
-    }
-    if cfg!(debug_assertions) {
-        println!("This is a debug build: its figures say nothing about the budgets.");
     }
 }

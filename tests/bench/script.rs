@@ -2,40 +2,31 @@
 //!
 //! It knows one topic pattern and one URL, keeps no values and limits nothing; it is the thing to be faster than.
 
-use std::fs;
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS};
 use tokio::process::Command;
 
 use crate::client::Login;
 use crate::failure::Failure;
+use crate::mosquitto;
 use crate::process::Process;
 use crate::service::Service;
 
 /// Printed by the script when its subscription stands.
 const READY: &str = "script is subscribed";
 
-/// How often a mosquitto is started anew because somebody else was faster at its port.
-const PORTS_TRIED: usize = 3;
-
-/// The mosquitto on this machine, if there is one. Debian puts it where not every user's PATH leads.
-pub fn mosquitto() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-        .map(|folder| folder.join("mosquitto"))
-        .find(|file| file.is_file())
-}
+/// Anybody may come in: no login is checked here, as the script's user would have it at home.
+const SETTINGS: &str = "allow_anonymous true\nset_tcp_nodelay true\n";
 
 /// Starts both, and says where devices connect.
 pub async fn start(
-    mosquitto: &Path,
+    binary: &Path,
     service: &Service,
     folder: &Path,
 ) -> Result<(Vec<Process>, SocketAddr), Failure> {
-    let (broker, address) = start_broker(mosquitto, folder).await?;
+    let (broker, address) = mosquitto::start(|| Command::new(binary), SETTINGS, folder).await?;
     let own = std::env::current_exe().map_err(Failure::io("find the benchmark's own file"))?;
     let mut command = Command::new(own);
     command
@@ -87,31 +78,6 @@ pub async fn run(port: u16, url: String) -> Result<(), Failure> {
                 });
             }
             _ => {}
-        }
-    }
-}
-
-async fn start_broker(mosquitto: &Path, folder: &Path) -> Result<(Process, SocketAddr), Failure> {
-    let config = folder.join("mosquitto.conf");
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        // mosquitto takes no port 0: a port that is free now, and another one if it no longer is.
-        let address = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .map_err(Failure::io("find a free port"))?;
-        let text = format!(
-            "listener {} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n",
-            address.port()
-        );
-        fs::write(&config, text).map_err(Failure::io("write mosquitto's configuration"))?;
-        let mut command = Command::new(mosquitto);
-        command.arg("-c").arg(&config);
-        let mut broker = Process::start("mosquitto", &mut command)?;
-        match broker.line_with(" running").await {
-            Ok(_) => return Ok((broker, address)),
-            Err(failure) if tries == PORTS_TRIED => return Err(failure),
-            Err(_) => broker.end().await,
         }
     }
 }

@@ -161,6 +161,10 @@ fn the_defaults_are_those_of_the_contract() {
         retained_bytes: 16_777_216,
         retained_per_device: 200,
         in_flight: 64,
+        session_expiry: 604_800,
+        keep_alive: 0,
+        receive_maximum: std::num::NonZeroU16::new(100).unwrap(),
+        topic_aliases: 50,
     };
     assert_eq!(config.limits, limits);
     let webhook = &config.webhooks[0];

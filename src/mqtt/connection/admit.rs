@@ -1,13 +1,14 @@
 //! Who may come in: the CONNECT's login, client id and will.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::super::Shared;
 use super::super::mount::Mount;
-use super::super::packet::{self, Connect, Qos, Reason, Version};
+use super::super::packet::{self, Connect, Reason, Version};
 use super::wire::{Wire, message_properties};
 use super::{broker_qos, check_response_topic};
 use crate::access::{Credentials, Denied, Principal};
@@ -63,13 +64,7 @@ pub(super) async fn admit<S: AsyncRead + AsyncWrite>(
         _ => Mount::default(),
     };
     let will = match &connect.will {
-        Some(will) => Some(check_will(
-            shared,
-            &principal,
-            &mount,
-            will,
-            connect.version,
-        )?),
+        Some(will) => Some(check_will(shared, &principal, &mount, will)?),
         None => None,
     };
     Ok(Admitted {
@@ -117,12 +112,7 @@ fn check_will(
     principal: &Principal,
     mount: &Mount,
     will: &packet::Will,
-    version: Version,
 ) -> Result<Will, Refused> {
-    if will.qos == Qos::ExactlyOnce && version == Version::V5 {
-        let why = "will: QoS 2 is not offered".to_owned();
-        return Err(Refused::Answered(Reason::QOS_NOT_SUPPORTED, why));
-    }
     let topic = mount.full(&will.topic);
     validate_topic(&will.topic, shared.settings.topic)
         .and_then(|()| validate_topic(&topic, shared.settings.topic))
@@ -142,6 +132,7 @@ fn check_will(
             retain: will.retain,
             properties: message_properties(&will.properties, mount),
         },
+        delay: Duration::from_secs(will.delay.into()),
     })
 }
 

@@ -12,6 +12,7 @@ use super::super::mount::Mount;
 use super::super::packet::{
     ConnAck, Connect, Incoming, Outgoing, OutgoingPublish, OutgoingQos, Properties, Reason, Version,
 };
+use super::aliases::Told;
 use crate::broker;
 use std::sync::Arc;
 
@@ -188,6 +189,7 @@ pub(super) fn properties(
 pub(super) fn packet_publish<'a>(
     outgoing: &'a broker::Outgoing,
     topic: &'a str,
+    told: Told,
     properties: &'a Properties,
 ) -> OutgoingPublish<'a> {
     let qos = match (outgoing.qos, outgoing.packet_id) {
@@ -196,11 +198,18 @@ pub(super) fn packet_publish<'a>(
         _ => OutgoingQos::AtMostOnce,
     };
     OutgoingPublish {
-        dup: false,
+        dup: outgoing.dup,
         qos,
         retain: outgoing.retain,
-        topic,
-        topic_alias: None,
+        topic: if matches!(told, Told::Number(_)) {
+            ""
+        } else {
+            topic
+        },
+        topic_alias: match told {
+            Told::Name => None,
+            Told::Both(number) | Told::Number(number) => Some(number),
+        },
         payload: &outgoing.message.payload,
         properties,
         subscription_ids: &outgoing.subscription_ids,

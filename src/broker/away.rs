@@ -1,0 +1,98 @@
+//! Sessions whose clients are away: when something falls due for each, and which goes first where
+//! there are too many.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use super::session::Shared;
+
+#[derive(Default)]
+pub(super) struct Away {
+    /// By time and the session's number.
+    by_due: BTreeMap<(Instant, u64), Entry>,
+    /// Counts the sessions that came.
+    arrivals: u64,
+    /// Whoever keeps the time.
+    waker: Option<Waker>,
+}
+
+struct Entry {
+    session: Arc<Shared>,
+    arrival: u64,
+}
+
+impl Away {
+    pub(super) fn len(&self) -> usize {
+        self.by_due.len()
+    }
+
+    /// Adds a session for which something falls due then.
+    pub(super) fn add(&mut self, due: Instant, session: Arc<Shared>) {
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        self.by_due
+            .insert((due, session.id), Entry { session, arrival });
+        self.wake_if_next(due);
+    }
+
+    /// Removes a session that was added with this time.
+    pub(super) fn remove(&mut self, due: Instant, session: u64) {
+        self.by_due.remove(&(due, session));
+    }
+
+    /// Has something fall due for a session at another time than was said before.
+    pub(super) fn put_off(&mut self, due: Instant, to: Instant, session: u64) {
+        if let Some(entry) = self.by_due.remove(&(due, session)) {
+            self.by_due.insert((to, session), entry);
+            self.wake_if_next(to);
+        }
+    }
+
+    /// The next session for which something is due by now; it stays.
+    pub(super) fn due(&self, now: Instant) -> Option<(Instant, Arc<Shared>)> {
+        let (&(due, _), entry) = self.by_due.first_key_value()?;
+        (due <= now).then(|| (due, entry.session.clone()))
+    }
+
+    /// When something falls due next; `waker` is called if it is to be sooner.
+    pub(super) fn next_due(&mut self, waker: &Waker) -> Option<Instant> {
+        self.waker = Some(waker.clone());
+        let (&(due, _), _) = self.by_due.first_key_value()?;
+        Some(due)
+    }
+
+    /// Who has to go if there are more than `all`, or more than `of_owner` of the owner of the
+    /// session that came last: the one that has been away longest.
+    pub(super) fn surplus(
+        &self,
+        owner: Option<&Arc<str>>,
+        all: usize,
+        of_owner: usize,
+    ) -> Option<(Instant, Arc<Shared>)> {
+        let all_entries = self.by_due.iter();
+        let of_them = all_entries.clone().filter(|(_, entry)| {
+            let of_entry = &entry.session.client.owner;
+            of_entry.is_some() && of_entry.as_ref() == owner
+        });
+        let oldest = if of_them.clone().count() > of_owner {
+            of_them.min_by_key(|(_, entry)| entry.arrival)
+        } else if self.len() > all {
+            all_entries.min_by_key(|(_, entry)| entry.arrival)
+        } else {
+            None
+        };
+        oldest.map(|(&(due, _), entry)| (due, entry.session.clone()))
+    }
+
+    fn wake_if_next(&mut self, due: Instant) {
+        let is_next = self
+            .by_due
+            .first_key_value()
+            .is_some_and(|(&(first, _), _)| first == due);
+        if is_next && let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}

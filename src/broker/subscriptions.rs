@@ -1,0 +1,167 @@
+//! Who gets a topic's messages: every subscriber of a matching filter, and of each matching shared
+//! subscription one member (MQTT 5 §4.8.2).
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::message::QoS;
+use super::session::Shared;
+use super::topic::split_share;
+use super::tree::Tree;
+
+/// All subscriptions of all sessions.
+pub(super) struct Subscriptions {
+    tree: Tree<Entry>,
+    /// The number by which the tree knows each group, by filter with its `$share/GROUP/`, and that
+    /// text as the slots of its messages carry it.
+    groups: HashMap<Arc<str>, u64>,
+}
+
+/// What stands at a filter: a subscriber, known by its session's number, or a group, known by its own.
+pub(super) enum Entry {
+    One(Subscriber),
+    Group(Group),
+}
+
+/// A subscription of one session.
+pub(super) struct Subscriber {
+    pub(super) session: Arc<Shared>,
+    pub(super) subscription_id: Option<u32>,
+    /// As granted.
+    pub(super) qos: QoS,
+    pub(super) no_local: bool,
+    pub(super) retain_as_published: bool,
+}
+
+/// The members of a shared subscription; there is at least one.
+pub(super) struct Group {
+    share: Arc<str>,
+    members: Vec<Subscriber>,
+    /// Counts up with every message, so that members take turns.
+    turn: AtomicUsize,
+}
+
+/// How ready a member is for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// Connected, with room.
+    Ready,
+    /// Connected.
+    Full,
+    /// Its session is kept while the client is away.
+    Away,
+    /// Its session has ended.
+    Gone,
+}
+
+impl Subscriptions {
+    pub(super) fn new() -> Subscriptions {
+        Subscriptions {
+            tree: Tree::new(),
+            groups: HashMap::new(),
+        }
+    }
+
+    /// Adds a valid filter of a session, or replaces what the session has there. `new_id` makes a
+    /// number that no session and no group has.
+    pub(super) fn insert(
+        &mut self,
+        filter: &Arc<str>,
+        subscriber: Subscriber,
+        new_id: impl FnOnce() -> u64,
+    ) {
+        let Ok(Some((_, behind))) = split_share(filter) else {
+            let id = subscriber.session.id;
+            self.tree.insert(filter, id, Entry::One(subscriber));
+            return;
+        };
+        if let Some(group) = self.group_mut(filter) {
+            let members = &mut group.members;
+            let own = |member: &Subscriber| member.session.id == subscriber.session.id;
+            match members.iter().position(own) {
+                Some(at) => members[at] = subscriber,
+                None => members.push(subscriber),
+            }
+            return;
+        }
+        let id = new_id();
+        self.groups.insert(filter.clone(), id);
+        let group = Group {
+            share: filter.clone(),
+            members: vec![subscriber],
+            turn: AtomicUsize::new(0),
+        };
+        self.tree.insert(behind, id, Entry::Group(group));
+    }
+
+    /// Removes a session from a filter that it has.
+    pub(super) fn remove(&mut self, filter: &str, session: u64) {
+        let Ok(Some((_, behind))) = split_share(filter) else {
+            self.tree.remove(filter, session);
+            return;
+        };
+        let Some(group) = self.group_mut(filter) else {
+            return;
+        };
+        group.members.retain(|member| member.session.id != session);
+        if group.members.is_empty()
+            && let Some(id) = self.groups.remove(filter)
+        {
+            self.tree.remove(behind, id);
+        }
+    }
+
+    /// Calls `visit` for each subscriber and group of each filter that matches, until it breaks.
+    pub(super) fn visit<'a>(
+        &'a self,
+        topic: &str,
+        visit: impl FnMut(&'a Entry) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.tree.visit(topic, visit)
+    }
+
+    /// The group of a filter with `$share/GROUP/`.
+    pub(super) fn group_mut(&mut self, filter: &str) -> Option<&mut Group> {
+        let id = *self.groups.get(filter)?;
+        let (_, behind) = split_share(filter).ok()??;
+        match self.tree.get_mut(behind, id)? {
+            Entry::Group(group) => Some(group),
+            Entry::One(_) => None,
+        }
+    }
+}
+
+impl Group {
+    /// The filter with its `$share/GROUP/`.
+    pub(super) fn share(&self) -> &Arc<str> {
+        &self.share
+    }
+
+    /// Members in the order in which a message is to be offered to them: the one whose turn it is
+    /// first, but who is away after who is there, and who has no room after who has.
+    pub(super) fn candidates(
+        &self,
+        readiness: impl Fn(&Subscriber) -> Readiness,
+    ) -> impl Iterator<Item = &Subscriber> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len();
+        let (later, sooner) = self.members.split_at(turn);
+        let mut second = Vec::new();
+        let mut ready = None;
+        for member in sooner.iter().chain(later) {
+            match readiness(member) {
+                Readiness::Ready => {
+                    ready = Some(member);
+                    break;
+                }
+                Readiness::Gone => {}
+                other => second.push((other == Readiness::Away, member)),
+            }
+        }
+        second.sort_by_key(|(is_away, _)| *is_away);
+        ready
+            .into_iter()
+            .chain(second.into_iter().map(|(_, member)| member))
+    }
+}
