@@ -11,6 +11,7 @@ from collections import namedtuple
 import mosquitto
 from daemon import PORCH_TOKEN, SHED_TOKEN, USER_PASSWORD
 from paho_client import Paho
+from waiting import expect_in
 
 CASES = []
 
@@ -419,6 +420,104 @@ def retained(world, mqtt):
         later.expect("notes/marker", marker.encode())
         left = [m for m in later.received() if m.topic == topic]
         check(not left, f"the removed message was delivered: {left}")
+
+
+@case("QoS 2, paho to paho", mqtt=BOTH, subscriber=BOTH)
+def qos_2(world, mqtt, subscriber):
+    topic, values = f"notes/{fresh()}", [fresh() for _ in range(20)]
+    with Paho(anna(world), subscriber) as to, Paho(anna(world), mqtt) as user:
+        check(to.subscribe(topic, 2) == 2, "QoS 2 was not granted")
+        for value in values:
+            user.publish(topic, value, 2)
+        user.publish(topic, "end", 2)
+        to.expect(topic, b"end")
+        check_heard(to, topic, [*values, "end"], {2})
+
+
+@case("QoS 2, mosquitto_pub and mosquitto_sub", mqtt=BOTH)
+def qos_2_mosquitto(world, mqtt):
+    topic, value = f"notes/{fresh()}", fresh()
+    with mosquitto.Subscriber(anna(world), MOSQUITTO[mqtt], topic, qos=2) as to:
+        check(to.granted == [2], f"asked for QoS 2, granted {to.granted}")
+        mosquitto.publish_ok(anna(world), MOSQUITTO[mqtt], topic, value.encode(), 2)
+        got = to.expect(topic, value.encode())
+        check(got.qos == 2, f"expected QoS 2, found {got}")
+
+
+@case("a kept session: what comes while the client is away waits for it", mqtt=BOTH, qos=[1, 2])
+def kept_session(world, mqtt, qos):
+    topic, session, values = f"notes/{fresh()}", fresh(), [fresh() for _ in range(6)]
+    with Paho(anna(world), mqtt, session=session) as away:
+        check(away.session_present is False, "a session was there that nobody began")
+        check(away.subscribe(topic, 2) == 2, "QoS 2 was not granted")
+    with Paho(anna(world), "5") as user:
+        for value in values:
+            user.publish(topic, value, qos)
+    with Paho(anna(world), mqtt, session=session) as back, Paho(anna(world), mqtt) as user:
+        check(back.session_present is True, "the session was not kept")
+        user.publish(topic, "live", qos)
+        back.expect(topic, b"live")
+        check_heard(back, topic, [*values, "live"], {qos})
+
+
+@case("message expiry: what is too old is not delivered")
+def message_expiry(world):
+    topic, session, marker = f"notes/{fresh()}", fresh(), f"notes/{fresh()}"
+    with Paho(anna(world), "5", session=session) as away:
+        away.subscribe(topic)
+    with Paho(anna(world), "5") as user:
+        user.subscribe(marker)
+        user.publish(topic, "short", expiry=1)
+        user.publish(topic, "long", expiry=100)
+        # A will that waits for two seconds tells that the first is over.
+        Paho(anna(world), "5", will=(marker, "over"), will_delay=2, session=fresh()).cut()
+        user.expect(marker, b"over")
+        with Paho(anna(world), "5", session=session) as back:
+            user.publish(topic, "end")
+            back.expect(topic, b"end")
+            check_heard(back, topic, ["long", "end"], {1})
+            left = back.expect(topic, b"long").expiry
+            check(left is not None and 50 <= left <= 98, f"of 100 seconds {left} are left")
+
+
+@case("will delay: who is back in time leaves none")
+def will_delay(world):
+    topic, session = f"notes/{fresh()}", fresh()
+    with Paho(anna(world), "5") as user:
+        user.subscribe(topic)
+        Paho(anna(world), "5", will=(topic, "unsaid"), will_delay=3, session=session).cut()
+        with Paho(anna(world), "5", session=session) as back:
+            check(back.session_present is True, "the session was not kept")
+            Paho(anna(world), "5", will=(topic, "said"), will_delay=4, session=fresh()).cut()
+            user.expect(topic, b"said")
+            check_heard(user, topic, ["said"], {1})
+
+
+@case("a shared subscription: each message goes to one member", mqtt=BOTH)
+def shared_subscription(world, mqtt):
+    topic, values = f"notes/{fresh()}", [fresh() for _ in range(20)]
+    with (
+        Paho(anna(world), mqtt) as one,
+        mosquitto.Subscriber(anna(world), MOSQUITTO[mqtt], f"$share/crew/{topic}") as two,
+        Paho(anna(world), mqtt) as user,
+    ):
+        check(one.subscribe(f"$share/crew/{topic}") == 1, "a shared subscription was refused")
+        for value in values:
+            user.publish(topic, value)
+        for value in values:
+            expect_in((one, two), topic, value.encode())
+        shares = [[m.payload.decode() for m in member.received() if m.topic == topic] for member in (one, two)]
+        check(sorted(shares[0] + shares[1]) == sorted(values), f"not each once: {shares}")
+        check(shares[0] and shares[1], f"one member has nothing to do: {shares}")
+
+
+def check_heard(client, topic, payloads, qualities):
+    """The client got exactly these payloads on the topic, in this order."""
+    got = [m for m in client.received() if m.topic == topic]
+    heard = [m.payload.decode() for m in got]
+    check(heard == payloads, f"{topic}: expected {payloads}, found {heard}")
+    found = {m.qos for m in got}
+    check(found <= qualities, f"{topic}: expected QoS {qualities}, found {found}")
 
 
 # --- reload -----------------------------------------------------------------------------------------

@@ -37,13 +37,15 @@ class Watched:
 
 
 class Message:
-    """What a client received: topic, payload in bytes, QoS and the retained flag."""
+    """What a client received: topic, payload in bytes, QoS, the retained flag, and what was left of its
+    message expiry in seconds (MQTT 5, and only where the client tells)."""
 
     def __init__(self, topic, payload, qos, retained):
         self.topic = topic
         self.payload = payload
         self.qos = qos
         self.retained = retained
+        self.expiry = None
 
     def __repr__(self):
         return f"{self.topic}{' (retained)' if self.retained else ''} QoS {self.qos} {self.payload!r}"
@@ -82,3 +84,11 @@ class Receiver(Watched):
             lambda: next((m for m in self._messages if m.topic == topic and accepts(m.payload)), None),
             lambda: f"{type(self).__name__} got no {what} on {topic}; it got {self._messages}",
         )
+
+
+def expect_in(receivers, topic, payload):
+    """Waits until one of the receivers has the message."""
+    end = time.monotonic() + DEADLINE
+    while not any(m.topic == topic and m.payload == payload for each in receivers for m in each.received()):
+        assert time.monotonic() < end, f"nobody got {payload!r} on {topic}"
+        time.sleep(0.01)

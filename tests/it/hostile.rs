@@ -458,7 +458,7 @@ async fn a_subscriber_that_never_acknowledges() {
     let mut received = 0;
     let mut is_closed = false;
     for number in 0..2500 {
-        assert_eq!(publisher.publish("a", number.to_string()).await, 0);
+        assert!(publisher.publish("a", number.to_string()).await < 0x80);
         while let Some(packet) = deaf.packet_within(Duration::ZERO).await {
             is_closed |= packet.kind() == kind::DISCONNECT;
             received += usize::from(packet.kind() == kind::PUBLISH);
@@ -515,17 +515,17 @@ async fn retained_messages_are_bounded_for_each_login() {
         reasons.push(shed.publish_message(message).await);
     }
 
-    assert_eq!(reasons[..200], [0; 200]);
+    assert!(reasons[..200].iter().all(|reason| *reason < 0x80));
     assert_eq!(reasons[200..], [0x97; 100]);
     // What is kept may still be replaced, and another login has its own.
     let again = Message::new("kept/7", "y").qos(1).retained();
-    assert_eq!(shed.publish_message(again).await, 0);
+    assert!(shed.publish_message(again).await < 0x80);
     let mut porch = Raw::log_in(scene.address(), Hello::mounted(V::V5, "porch").id("other")).await;
-    assert_eq!(
+    assert!(
         porch
             .publish_message(Message::new("kept", "x").qos(1).retained())
-            .await,
-        0
+            .await
+            < 0x80
     );
     scene.is_open().await;
 }

@@ -164,7 +164,7 @@ async fn it_runs_without_webhooks_and_without_devices() {
     ] {
         let daemon = Daemon::start(&yaml).await;
         let mut client = Raw::log_in(daemon.address, hello).await;
-        assert_eq!(client.publish("any/thing", "x").await, 0);
+        assert!(client.publish("any/thing", "x").await < 0x80);
         daemon.stop().await;
     }
 }

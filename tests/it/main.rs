@@ -1,22 +1,31 @@
 //! Tests of pinhook as a whole, in one binary so that it links once.
 
+mod aliases;
 mod broker_wire;
 mod budgets;
 mod cli;
 mod config_errors;
 mod events;
 mod example_config;
+mod flow;
 mod hostile;
 mod layers;
 mod lifecycle;
 mod limits;
+mod mqtt311;
+mod mqtt5;
 mod permissions;
+mod qos2;
+mod real_clients;
 mod recipes;
 mod reload;
 mod ring;
 mod scale;
+mod sessions;
+mod shared;
 mod support;
 mod sys;
 mod third_party;
 mod topics;
 mod webhook_cases;
+mod wills;

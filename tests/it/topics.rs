@@ -290,10 +290,7 @@ async fn a_line_on_diag_is_cut_where_a_value_would_not_be_sent() {
             "{text}"
         );
         // Others' messages are theirs, whatever the topic is called.
-        assert_eq!(
-            device.publish("own/downlink/diag", "x".repeat(100)).await,
-            0
-        );
+        assert!(device.publish("own/downlink/diag", "x".repeat(100)).await < 0x80);
     }
 }
 

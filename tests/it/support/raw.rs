@@ -1,6 +1,10 @@
 //! An MQTT client by hand, in bytes. It shares no code with `src/mqtt`, so a
 //! codec cannot agree with itself, and it can be as rude as a test needs.
 
+mod exchange;
+
+pub use exchange::property;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -26,6 +30,7 @@ pub mod kind {
     pub const CONNACK: u8 = 2;
     pub const PUBLISH: u8 = 3;
     pub const PUBACK: u8 = 4;
+    pub const PUBREC: u8 = 5;
     pub const PUBREL: u8 = 6;
     pub const PUBCOMP: u8 = 7;
     pub const SUBACK: u8 = 9;
@@ -43,7 +48,7 @@ pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// A variable byte integer.
-fn variable(mut number: usize) -> Vec<u8> {
+pub fn variable(mut number: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
         let low = (number % 128) as u8;
@@ -269,7 +274,8 @@ impl Message {
         packet(0x30 | flags, &body)
     }
 
-    fn parse(version: V, packet: &Packet) -> Message {
+    /// The message of a PUBLISH.
+    pub fn parse(version: V, packet: &Packet) -> Message {
         let flags = packet.first & 0x0F;
         let qos = flags >> 1 & 3;
         let mut rest = &packet.body[..];
@@ -621,8 +627,10 @@ impl Raw {
     /// The next message, acknowledged if it wants that.
     pub async fn message(&mut self) -> Message {
         let message = self.message_unacknowledged().await;
-        if message.qos > 0 {
-            self.acknowledge(message.id).await;
+        match message.qos {
+            0 => {}
+            1 => self.acknowledge(message.id).await,
+            _ => self.take(message.id).await,
         }
         message
     }
