@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,7 +24,7 @@ use crate::access::{self, Access};
 use crate::broker::{Broker, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
 use crate::model::mask::Mask;
-use crate::net::Accepted;
+use crate::net::Place;
 use gossip::Gossip;
 use intake::Intake;
 
@@ -85,16 +86,15 @@ impl Mqtt {
         }
     }
 
-    /// Serves a connection in a task of its own: a panic there ends that
-    /// connection and nothing else.
-    pub fn serve(&self, accepted: Accepted) {
-        let serving = connection::serve(
-            accepted.stream,
-            accepted.peer,
-            Arc::clone(&self.shared),
-            self.goodbye.clone(),
-        );
-        let place = accepted.place;
+    /// Serves the client at the other end of `stream` in a task of its own: a panic
+    /// there ends that connection and nothing else. Its place is free again when
+    /// it has ended.
+    pub fn serve<S>(&self, stream: S, peer: SocketAddr, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        let serving =
+            connection::serve(stream, peer, Arc::clone(&self.shared), self.goodbye.clone());
         self.connections.spawn(async move {
             serving.await;
             drop(place);

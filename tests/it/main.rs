@@ -9,6 +9,7 @@ mod example_config;
 mod hostile;
 mod layers;
 mod lifecycle;
+mod net;
 mod permissions;
 mod recipes;
 mod reload;

@@ -3,6 +3,7 @@
 //!
 //! Every wait has a deadline and says what it waited for.
 
+pub mod certificates;
 pub mod child;
 pub mod client;
 pub mod daemon;
