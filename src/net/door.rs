@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -24,10 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that are looked at: enough for `MQTT` in a CONNECT. The first decides.
 const LOOK: usize = 16;
 
-/// Least time between two lines in the log about clients of one address.
+/// Least time between two lines in the log about one mistake of one address.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// Addresses of which is remembered that something was said about them.
+/// Mistakes of which is remembered that they were said.
 const REMEMBERED: usize = 1024;
 
 /// The front end that a stream is for.
@@ -103,12 +104,17 @@ impl Entrance {
             Err(refused) => refused,
         };
         let setting = self.setting;
+        let kind = discriminant(&refused);
         match refused {
             Refused::Gone => {}
             Refused::Silent => {
                 tracing::debug!(%peer, "nothing came within {PATIENCE:?} ({setting})");
             }
-            refused if self.said.is_news(peer.ip().to_canonical(), Instant::now()) => {
+            refused
+                if self
+                    .said
+                    .is_news((peer.ip().to_canonical(), kind), Instant::now()) =>
+            {
                 tracing::info!("connection from {peer} to {setting} closed: {refused}");
             }
             refused => tracing::debug!("connection from {peer} to {setting} closed: {refused}"),
@@ -223,16 +229,18 @@ impl fmt::Display for Refused {
     }
 }
 
-/// About whom something was said, and when.
+/// About whom what was said, and when.
 #[derive(Default)]
-struct Said(Mutex<HashMap<IpAddr, Instant>>);
+struct Said(Mutex<HashMap<News, Instant>>);
+
+type News = (IpAddr, Discriminant<Refused>);
 
 impl Said {
-    /// Whether nothing was said about `address` for a while; then it is now.
-    fn is_news(&self, address: IpAddr, now: Instant) -> bool {
+    /// Whether it was not said for a while; then it is now.
+    fn is_news(&self, news: News, now: Instant) -> bool {
         let mut said = self.0.lock().expect("no panic under this lock");
         let is_old = |last: &Instant| now >= *last + QUIET;
-        if said.get(&address).is_some_and(|last| !is_old(last)) {
+        if said.get(&news).is_some_and(|last| !is_old(last)) {
             return false;
         }
         if said.len() >= REMEMBERED {
@@ -241,7 +249,7 @@ impl Said {
         if said.len() >= REMEMBERED {
             return false;
         }
-        said.insert(address, now);
+        said.insert(news, now);
         true
     }
 }
@@ -270,11 +278,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_news_once_a_while_and_the_memory_is_bounded() {
+    fn a_mistake_is_news_once_a_while_and_the_memory_is_bounded() {
         let (said, now) = (Said::default(), Instant::now());
-        let address = |n: u32| IpAddr::from(n.to_be_bytes());
+        let address = |n: u32| (IpAddr::from(n.to_be_bytes()), discriminant(&Refused::Http));
 
         assert!(said.is_news(address(1), now));
+        assert!(said.is_news((address(1).0, discriminant(&Refused::Mqtt)), now));
         assert!(!said.is_news(address(1), now + QUIET / 2));
         assert!(said.is_news(address(2), now + QUIET / 2));
         assert!(said.is_news(address(1), now + QUIET));

@@ -17,4 +17,6 @@ mod ring;
 mod scale;
 mod support;
 mod third_party;
+mod tls;
 mod webhook_cases;
+mod websocket;

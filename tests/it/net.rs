@@ -19,7 +19,7 @@ fn config(listen: &str, rest: &str) -> String {
 async fn start(rest: &str) -> (Process, SocketAddr) {
     let yaml = config("mqtt: '127.0.0.1:0', http: '127.0.0.1:0'", rest);
     let folder = tempfile::tempdir().expect("a folder");
-    let pinhook = Process::start_in(folder, &yaml, &[("RUST_LOG", "debug")]).await;
+    let pinhook = Process::start_in(folder, &yaml, &[]).await;
     let address = pinhook.listens("http").await;
     (pinhook, address)
 }
