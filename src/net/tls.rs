@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, RwLock};
 
-use rustls::crypto::{CryptoProvider, ring};
+use rustls::crypto::{self, CryptoProvider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{AlertDescription, Error, InconsistentKeys, ServerConfig};
@@ -18,7 +18,7 @@ pub(super) type Stream = tokio_rustls::server::TlsStream<TcpStream>;
 /// it again changes nothing.
 pub fn install() {
     // An error means that it is installed already.
-    let _ = ring::default_provider().install_default();
+    let _ = crypto::ring::default_provider().install_default();
 }
 
 /// A chain of certificates and the key of the first of them. Its `Debug` shows
@@ -53,7 +53,7 @@ impl Identity {
         chain: Vec<CertificateDer<'static>>,
         key: &PrivateKeyDer<'_>,
     ) -> Result<Identity, IdentityError> {
-        let key = ring::sign::any_supported_type(key).map_err(|_| IdentityError::Key)?;
+        let key = crypto::ring::sign::any_supported_type(key).map_err(|_| IdentityError::Key)?;
         let identity = CertifiedKey::new(chain, key);
         match identity.keys_match() {
             Ok(()) => Ok(Identity(Arc::new(identity))),
@@ -94,7 +94,7 @@ impl Tls {
 }
 
 fn config(identity: &Identity) -> Arc<ServerConfig> {
-    let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
+    let provider: Arc<CryptoProvider> = Arc::new(crypto::ring::default_provider());
     // Of the sessions rustls remembers 256, which spares a chip that wakes up every
     // few minutes the expensive half of its handshake.
     let config = ServerConfig::builder_with_provider(provider)
@@ -113,6 +113,8 @@ pub(super) fn reason(error: &io::Error) -> String {
             AlertDescription::UnknownCA
             | AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
+            // It knows another authority of the same name.
+            | AlertDescription::DecryptError
             | AlertDescription::UnsupportedCertificate => format!(
                 "the client does not trust the certificate in `tls.certificate` (it says \
                  {alert:?}): give it the authority that signed it, and connect by a name or \

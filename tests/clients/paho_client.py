@@ -30,7 +30,12 @@ class Paho(Receiver):
             client_id=f"paho-{uuid.uuid4().hex[:8]}",
             protocol=VERSIONS[version],
             reconnect_on_failure=False,
+            transport=login.transport,
         )
+        if login.transport == "websockets":
+            self._client.ws_set_options(path="/mqtt")
+        if login.cafile:
+            self._client.tls_set(ca_certs=str(login.cafile))
         self._client.username_pw_set(login.user, login.password)
         if will is not None:
             self._client.will_set(*will, qos=1)
