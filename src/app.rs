@@ -220,15 +220,15 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let mut parts = Parts::default();
         let doors = CancellationToken::new();
-        let reception = Reception {
+        let reception = Arc::new(Reception {
             mqtt: self.mqtt.clone(),
             http: self.http.clone(),
             arrivals: TaskTracker::new(),
             doors: doors.clone(),
-            was_blynk_said: Arc::default(),
-        };
+            was_blynk_said: AtomicBool::new(false),
+        });
         for bound in self.listeners {
-            let (reception, entrance) = (reception.clone(), bound.entrance);
+            let (reception, entrance) = (Arc::clone(&reception), bound.entrance);
             let limiter = Arc::clone(&self.limiter);
             let serving = bound.listener.run(limiter, doors.clone(), move |accepted| {
                 reception.welcome(&entrance, accepted);
@@ -297,21 +297,20 @@ fn http(hub: &Hub, mqtt: &Mqtt) -> Http {
     Http::new(Health::new(vec![hub]), Box::new(takeover))
 }
 
-/// Shows everybody who is let in to their front end; cheap to clone.
-#[derive(Clone)]
+/// Shows everybody who is let in to their front end.
 struct Reception {
     mqtt: Mqtt,
     http: Http,
     arrivals: TaskTracker,
     doors: CancellationToken,
     /// Whether it was said that the Blynk protocol is not built: once is enough.
-    was_blynk_said: Arc<AtomicBool>,
+    was_blynk_said: AtomicBool,
 }
 
 impl Reception {
     /// Finds out what a connection is for, in a task of its own.
-    fn welcome(&self, entrance: &Entrance, accepted: Accepted) {
-        let (reception, entrance) = (self.clone(), entrance.clone());
+    fn welcome(self: &Arc<Reception>, entrance: &Entrance, accepted: Accepted) {
+        let (reception, entrance) = (Arc::clone(self), entrance.clone());
         self.arrivals.spawn(async move {
             let opened = tokio::select! {
                 opened = entrance.open(accepted) => opened,

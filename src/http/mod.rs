@@ -51,8 +51,9 @@ const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// Largest body of a request, in bytes (product.md §7).
 const MAX_BODY: usize = 512 * 1024;
 
-/// Largest head of a request, in bytes: hyper's least.
-const MAX_HEAD: usize = 8 * 1024;
+/// Largest head of a request, in bytes: a browser may bring cookies of other
+/// services on this host.
+const MAX_HEAD: usize = 16 * 1024;
 
 /// The sub-protocol of MQTT over WebSocket (MQTT-6.0.0-3).
 const MQTT: &str = "mqtt";

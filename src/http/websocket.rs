@@ -10,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most bytes of a frame that is sent: what is on its way is held in memory twice.
@@ -46,7 +47,7 @@ const UNSUPPORTED_DATA: u16 = 1003;
 pub struct WebSocket<S> {
     stream: S,
     /// What was read with the handshake.
-    ahead: bytes::Bytes,
+    ahead: Bytes,
     parser: Parser,
     /// Frames on their way out: one, and perhaps the close.
     outbox: Vec<u8>,
@@ -58,10 +59,10 @@ pub struct WebSocket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// The WebSocket on `stream`, of which `ahead` was read already.
-    pub fn new(stream: S, ahead: bytes::Bytes) -> WebSocket<S> {
+    pub fn new(stream: S, ahead: Bytes) -> WebSocket<S> {
         WebSocket {
             stream,
-            ahead,
+            ahead: kept(ahead),
             parser: Parser::default(),
             outbox: Vec::new(),
             sent: 0,
@@ -74,10 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if !self.ahead.is_empty() {
             let length = self.ahead.len().min(into.len());
             into[..length].copy_from_slice(&self.ahead.split_to(length));
-            if self.ahead.is_empty() {
-                // Even an empty one would keep the buffer it is a part of.
-                self.ahead = bytes::Bytes::new();
-            }
+            self.ahead = kept(std::mem::take(&mut self.ahead));
             return Poll::Ready(Ok(length));
         }
         let mut raw = ReadBuf::new(into);
@@ -168,6 +166,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             self.outbox = Vec::new();
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Even an empty slice would keep the whole buffer it is a part of.
+fn kept(ahead: Bytes) -> Bytes {
+    match ahead.is_empty() {
+        true => Bytes::new(),
+        false => ahead,
     }
 }
 

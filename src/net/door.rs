@@ -137,6 +137,7 @@ impl Entrance {
             first = peek(&mut stream).await?;
         }
         match (self.port, first) {
+            (_, First::Tls) if self.tls.is_some() => Err(Refused::Nested),
             (_, First::Tls) => Err(Refused::Secured(self.port)),
             (Port::Mqtt, First::Http) => Err(Refused::Http),
             (Port::Mqtt, _) => Ok((Door::Mqtt, stream)),
@@ -191,8 +192,10 @@ enum Refused {
     Handshake(io::Error),
     /// Something else than TLS on a TLS port.
     Unsecured(First),
-    /// TLS on a plain port, or inside TLS.
+    /// TLS on a plain port.
     Secured(Port),
+    /// TLS inside TLS.
+    Nested,
     /// MQTT on the HTTP port.
     Mqtt,
     /// HTTP on the MQTT port.
@@ -221,6 +224,7 @@ impl fmt::Display for Refused {
             Refused::Secured(Port::Http) => {
                 f.write_str("this looks like TLS; `listen.https` is for that")
             }
+            Refused::Nested => f.write_str("there is TLS inside its TLS"),
             Refused::Mqtt => f.write_str(
                 "it speaks MQTT; `listen.mqtt` is for that, or WebSocket at /mqtt on this port",
             ),

@@ -187,7 +187,7 @@ async fn mqtt_and_more_tls_inside_https_are_told_where_to_go() {
     let secured = Secured::start().await;
     for (first, says) in [
         (0x10, "it speaks MQTT; `listen.mqtt` is for that"),
-        (0x16, "this looks like TLS; `listen.https` is for that"),
+        (0x16, "there is TLS inside its TLS"),
     ] {
         let mut stream = within(
             "a handshake",
