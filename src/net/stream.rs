@@ -135,3 +135,86 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::super::tls::{Identity, Tls, install};
+    use super::*;
+
+    /// Both ends of a connection inside TLS, ours first.
+    async fn pair() -> (Stream, tokio_rustls::client::TlsStream<TcpStream>) {
+        install();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = made.cert.der().clone();
+        let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let identity = Identity::new(vec![certificate.clone()], &key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).unwrap();
+        let client = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+
+        let tls = Tls::new(&identity);
+        let accepting = async { tls.accept(listener.accept().await.unwrap().0).await };
+        let connecting = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("localhost").unwrap();
+            connector.connect(name, stream).await
+        };
+        let (ours, theirs) = tokio::join!(accepting, connecting);
+        (Stream::secured(ours.unwrap()), theirs.unwrap())
+    }
+
+    /// The peer reads nothing until no more is taken from us; from then on we only
+    /// read.
+    #[tokio::test]
+    async fn what_was_written_arrives_while_only_more_is_waited_for() {
+        let (mut ours, mut theirs) = pair().await;
+        let mut taken = 0;
+        loop {
+            let write = std::future::poll_fn(|cx| {
+                Poll::Ready(Pin::new(&mut ours).poll_write(cx, &[7; 10_000]))
+            });
+            match write.await {
+                Poll::Ready(written) => taken += written.unwrap(),
+                Poll::Pending => break,
+            }
+        }
+        let reading = tokio::spawn(async move { ours.read(&mut [0; 1]).await });
+
+        let mut all = vec![0; taken];
+        let read = timeout(Duration::from_secs(10), theirs.read_exact(&mut all));
+
+        read.await.expect("all of it arrives").unwrap();
+        assert!(all.iter().all(|byte| *byte == 7));
+        reading.abort();
+    }
+
+    #[tokio::test]
+    async fn a_peek_takes_nothing_away() {
+        use tokio::io::AsyncWriteExt as _;
+        let (mut ours, mut theirs) = pair().await;
+        theirs.write_all(b"GET /").await.unwrap();
+        theirs.flush().await.unwrap();
+
+        let mut first = [0; 3];
+        assert_eq!(ours.peek(&mut first).await.unwrap(), 3);
+        assert_eq!(&first, b"GET");
+
+        let mut all = [0; 5];
+        ours.read_exact(&mut all).await.unwrap();
+        assert_eq!(&all, b"GET /");
+    }
+}
