@@ -293,7 +293,8 @@ fn http(hub: &Hub, mqtt: &Mqtt) -> Http {
         }
     });
     let mqtt = mqtt.clone();
-    let takeover = move |socket, peer, place| mqtt.serve(socket, peer, place);
+    // Boxed, since the task of a connection has room for its stream more than once.
+    let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
     Http::new(Health::new(vec![hub]), Box::new(takeover))
 }
 
