@@ -107,5 +107,5 @@ next:
   journalctl -u pinhook -f           shows what it does
   cat $secrets       shows the token of the device porch (as root)
 It listens on this machine only. For devices on the network set listen.mqtt to 1883
-in $config.
+in $config, or listen.mqtts to 8883 with a certificate (README, TLS and WebSocket).
 NEXT

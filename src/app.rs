@@ -2,23 +2,24 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::broker::{self, Broker};
-use crate::config::Config;
+use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
+use crate::http::{Health, Http, Part};
 use crate::hub::{self, Hub};
 use crate::model::mask::Mask;
 use crate::mqtt::{self, Mqtt};
-use crate::net::{self, Limiter, ListenError, Listener};
-
-/// The key of the MQTT listener's address.
-const LISTEN_MQTT: &str = "listen.mqtt";
+use crate::net::tls::Tls;
+use crate::net::{self, Accepted, Door, Entrance, Limiter, ListenError, Listener, Opened, Port};
 
 /// Why pinhook does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -41,12 +42,21 @@ pub enum Error {
 
 /// pinhook, built and bound, ready to run.
 pub struct App {
-    listeners: Vec<Listener>,
+    listeners: Vec<Bound>,
     limiter: Arc<Limiter>,
     hub: Hub,
     mqtt: Mqtt,
+    http: Http,
+    tls: Option<Tls>,
     dispatch: Dispatch,
     config: Arc<Mutex<Config>>,
+}
+
+/// A listener, and who opens what it accepts.
+struct Bound {
+    scheme: &'static str,
+    listener: Listener,
+    entrance: Entrance,
 }
 
 /// Takes another configuration while pinhook runs; cheap to clone.
@@ -54,15 +64,16 @@ pub struct App {
 pub struct Reloader {
     hub: Hub,
     mqtt: Mqtt,
+    tls: Option<Tls>,
     dispatch: Dispatch,
     /// What is in effect, or will be at the next start.
     config: Arc<Mutex<Config>>,
 }
 
 impl Reloader {
-    /// Puts users, devices, webhooks and defaults of `config` into effect, without
-    /// dropping connections whose login is still the same, and resumes stopped
-    /// webhooks (product.md §9). Returns the keys that have changed and wait for
+    /// Puts users, devices, webhooks, defaults and TLS files of `config` into
+    /// effect, without dropping connections whose login is still the same, and
+    /// resumes stopped webhooks (product.md §9). Returns the keys that have changed and wait for
     /// a restart.
     ///
     /// # Errors
@@ -76,6 +87,9 @@ impl Reloader {
         self.hub.reconfigure(routes(&config), Instant::now());
         self.mqtt.reconfigure(config.access.clone(), mask.clone());
         self.dispatch.reconfigure(&config.webhooks, mask);
+        if let (Some(tls), Some(identity)) = (&self.tls, &config.identity) {
+            tls.replace(identity);
+        }
         // What waits for a restart is said every time until then.
         *current = config.until_restart(&current);
         Ok(waiting)
@@ -158,16 +172,17 @@ impl App {
             mask,
             settings,
         );
-        let mut listeners = Vec::new();
-        for address in &config.listen_mqtt {
-            listeners.push(Listener::bind(*address, LISTEN_MQTT).await?);
-        }
-        dispatch.listens_on(listeners.iter().map(Listener::address));
+        let http = http(&hub, &mqtt);
+        let tls = config.identity.as_ref().map(Tls::new);
+        let listeners = bind(&config.listen, tls.as_ref()).await?;
+        dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
         Ok(App {
             listeners,
             limiter,
             hub,
             mqtt,
+            http,
+            tls,
             dispatch,
             config: Arc::new(Mutex::new(config)),
         })
@@ -178,14 +193,23 @@ impl App {
         Reloader {
             hub: self.hub.clone(),
             mqtt: self.mqtt.clone(),
+            tls: self.tls.clone(),
             dispatch: self.dispatch.clone(),
             config: Arc::clone(&self.config),
         }
     }
 
-    /// Where MQTT clients can connect.
+    /// Where pinhook listens, each with what is spoken there: `mqtt`, `mqtts`,
+    /// `http` or `https`.
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let bound = self.listeners.iter();
+        bound.map(|bound| (bound.scheme, bound.listener.address()))
+    }
+
+    /// Where MQTT clients can connect without TLS.
     pub fn mqtt_addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners.iter().map(Listener::address)
+        let mqtt = self.addresses().filter(|(scheme, _)| *scheme == "mqtt");
+        mqtt.map(|(_, address)| address)
     }
 
     /// The hub, for those who look at it from outside.
@@ -208,10 +232,18 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), Error> {
         let mut parts = Parts::default();
         let doors = CancellationToken::new();
-        for listener in self.listeners {
-            let mqtt = self.mqtt.clone();
-            let serving = listener.run(Arc::clone(&self.limiter), doors.clone(), move |accepted| {
-                mqtt.serve(accepted);
+        let reception = Arc::new(Reception {
+            mqtt: self.mqtt.clone(),
+            http: self.http.clone(),
+            arrivals: TaskTracker::new(),
+            doors: doors.clone(),
+            was_blynk_said: AtomicBool::new(false),
+        });
+        for bound in self.listeners {
+            let (reception, entrance) = (Arc::clone(&reception), bound.entrance);
+            let limiter = Arc::clone(&self.limiter);
+            let serving = bound.listener.run(limiter, doors.clone(), move |accepted| {
+                reception.welcome(&entrance, accepted);
             });
             parts.spawn("listener", serving);
         }
@@ -235,8 +267,101 @@ impl App {
         parts.wait_for("dispatcher").await?;
         observer.cancel();
         parts.wait_for("observer").await?;
-        self.mqtt.close().await;
+        reception.close().await;
+        tokio::join!(self.http.close(), self.mqtt.close());
         Ok(())
+    }
+}
+
+/// Binds every address, each with its door.
+async fn bind(listen: &Listen, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenError> {
+    let mut listeners = Vec::new();
+    for (setting, addresses) in listen.settings() {
+        let (scheme, port, is_secured) = match setting {
+            Listen::MQTT => ("mqtt", Port::Mqtt, false),
+            Listen::MQTTS => ("mqtts", Port::Mqtt, true),
+            Listen::HTTP => ("http", Port::Http, false),
+            _ => ("https", Port::Http, true),
+        };
+        let tls = tls.filter(|_| is_secured).cloned();
+        let entrance = Entrance::new(port, setting, tls);
+        for address in addresses {
+            listeners.push(Bound {
+                scheme,
+                listener: Listener::bind(*address, setting).await?,
+                entrance: entrance.clone(),
+            });
+        }
+    }
+    Ok(listeners)
+}
+
+/// The HTTP front end, which hands WebSockets of MQTT to the other one.
+fn http(hub: &Hub, mqtt: &Mqtt) -> Http {
+    let hub = hub.clone();
+    let hub = Part::new("hub", move || {
+        let hub = hub.clone();
+        async move {
+            // On another thread: what waits for a lock here would stop everything.
+            let asked = tokio::task::spawn_blocking(move || drop(hub.device("")));
+            asked.await.expect("the hub's lock can be taken");
+        }
+    });
+    let mqtt = mqtt.clone();
+    // Boxed, since the task of a connection has room for its stream more than once.
+    let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
+    Http::new(Health::new(vec![hub]), Box::new(takeover))
+}
+
+/// Shows everybody who is let in to their front end.
+struct Reception {
+    mqtt: Mqtt,
+    http: Http,
+    arrivals: TaskTracker,
+    doors: CancellationToken,
+    /// Whether it was said that the Blynk protocol is not built: once is enough.
+    was_blynk_said: AtomicBool,
+}
+
+impl Reception {
+    /// Finds out what a connection is for, in a task of its own.
+    fn welcome(self: &Arc<Reception>, entrance: &Entrance, accepted: Accepted) {
+        let (reception, entrance) = (Arc::clone(self), entrance.clone());
+        self.arrivals.spawn(async move {
+            let opened = tokio::select! {
+                opened = entrance.open(accepted) => opened,
+                () = reception.doors.cancelled() => None,
+            };
+            if let Some(opened) = opened {
+                reception.show_in(opened);
+            }
+        });
+    }
+
+    fn show_in(&self, opened: Opened) {
+        let Opened {
+            door,
+            stream,
+            peer,
+            place,
+        } = opened;
+        match door {
+            Door::Mqtt => self.mqtt.serve(stream, peer, place),
+            Door::Http => self.http.serve(stream, peer, place),
+            Door::Blynk => {
+                let says = "neither HTTP nor TLS; the Blynk protocol is not built yet";
+                match self.was_blynk_said.swap(true, Ordering::Relaxed) {
+                    true => tracing::debug!("connection from {peer} closed: {says}"),
+                    false => tracing::warn!("connection from {peer} closed: {says}"),
+                }
+            }
+        }
+    }
+
+    /// Waits until nobody is on the way to a front end.
+    async fn close(&self) {
+        self.arrivals.close();
+        self.arrivals.wait().await;
     }
 }
 

@@ -22,12 +22,13 @@
 //! * [`app`]: builds the parts, watches over them, takes them down.
 //! * [`config`]: the YAML file, or everything that is wrong with it.
 //! * [`mqtt`]: the wire and the topics.
+//! * [`http`]: `/healthz`, and WebSockets for who speaks behind them.
 //! * [`dispatch`]: one worker for each webhook.
 //! * [`hub`]: values, who is connected, who is triggered; the only shared state
 //!   of the domain.
 //! * [`access`]: who someone is, and what they may touch.
 //! * [`broker`]: an MQTT broker without a socket.
-//! * [`net`]: listeners and their limits.
+//! * [`net`]: listeners and their limits, TLS, and which front end a stream is for.
 //! * [`model`]: the values and rules everything else stands on.
 
 pub mod access;
@@ -36,6 +37,7 @@ pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod dispatch;
+pub mod http;
 pub mod hub;
 pub mod model;
 pub mod mqtt;

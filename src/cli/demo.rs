@@ -58,6 +58,7 @@ pub(super) fn demo() -> ExitCode {
 const CONFIG: &str = r#"
 listen:
   mqtt: 127.0.0.1:0
+  http: off
 devices:
   porch:
     token: pinhook-demonstration-token

@@ -55,7 +55,7 @@ async fn serve(config: Config, path: &Path) -> Result<(), Failure> {
     let mut signals = Signals::watch().map_err(Failure::Signals)?;
     let hello = Hello::of(&config, path);
     let app = App::start(config).await?;
-    let addresses: Vec<_> = app.mqtt_addresses().collect();
+    let addresses: Vec<_> = app.addresses().collect();
     hello.say(&addresses);
     notify(&[NotifyState::Ready, NotifyState::Status(&hello.counts)]);
 
@@ -212,16 +212,17 @@ impl Hello {
         }
     }
 
-    fn say(&self, addresses: &[SocketAddr]) {
+    fn say(&self, addresses: &[(&str, SocketAddr)]) {
         let version = env!("CARGO_PKG_VERSION");
         print_line(format_args!(
             "pinhook {version}, {} from {}",
             self.counts, self.file
         ));
-        for address in addresses {
-            print_line(format_args!("listening on mqtt {address}"));
+        for (scheme, address) in addresses {
+            print_line(format_args!("listening on {scheme} {address}"));
         }
-        if let (Some((token, topic)), Some(address)) = (&self.example, addresses.first()) {
+        let mqtt = addresses.iter().find(|(scheme, _)| *scheme == "mqtt");
+        if let (Some((token, topic)), Some((_, address))) = (&self.example, mqtt) {
             let host = reachable(address.ip());
             let port = address.port();
             print_line(format_args!(

@@ -2,7 +2,6 @@
 //! on the way: within one key, and between keys that do not go together.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use crate::model::Device;
 
 use super::read::{At, Fields, Reader};
 use super::report::Fault;
-use super::{Config, Limits, LogFormat, logins, schema, webhook};
+use super::{Config, Limits, Listen, LogFormat, identity, logins, schema, webhook};
 
 /// Reads the whole file. What is returned is of use only if the reader has
 /// noted no problem.
@@ -23,6 +22,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
         }
     }
     let listeners = listen(reader, &top);
+    let identity = identity::identity(reader, &top, listeners.secured.as_ref());
     let zone = top.get("tz").and_then(|at| zone(reader, at));
     let owner_email = top.get("owner_email").and_then(|at| email(reader, at));
     let log = top.get("log").and_then(|at| reader.log_filter(at));
@@ -57,7 +57,8 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
     let webhooks = webhook::webhooks(reader, &top, &known, owner_email.is_some());
 
     Config {
-        listen_mqtt: listeners.addresses,
+        listen: listeners.listen,
+        identity,
         log: log.unwrap_or_else(|| "info".to_owned()),
         log_format: log_format.unwrap_or(LogFormat::Auto),
         zone: zone.unwrap_or_else(jiff::tz::TimeZone::system),
@@ -85,57 +86,66 @@ fn only_off(reader: &mut Reader<'_>, at: &At<'_>) {
     }
 }
 
-/// Where MQTT listens.
+/// Where pinhook listens.
 struct Listeners<'n> {
-    addresses: Vec<SocketAddr>,
-    /// The first that other machines can connect to.
-    beyond: Option<At<'n>>,
+    listen: Listen,
+    /// The first that other machines can connect to, and its key.
+    beyond: Option<(&'static str, At<'n>)>,
+    /// The first that needs a certificate.
+    secured: Option<At<'n>>,
 }
 
 fn listen<'n>(reader: &mut Reader<'_>, top: &Fields<'n>) -> Listeners<'n> {
-    let default = || Listeners {
-        addresses: vec![SocketAddr::from(([127, 0, 0, 1], 1883))],
+    let mut listeners = Listeners {
+        listen: Listen::default(),
         beyond: None,
+        secured: None,
     };
     let Some(at) = top.get("listen") else {
-        return default();
+        return listeners;
     };
-    let listen = reader.fields(at, &schema::LISTEN);
-    for key in ["mqtts", "http", "https"] {
-        if let Some(at) = listen.get(key) {
-            only_off(reader, at);
+    let fields = reader.fields(at, &schema::LISTEN);
+    let mut taken = Vec::new();
+    for (setting, usual) in Listen::PORTS {
+        let key = setting.trim_start_matches("listen.");
+        let Some(at) = fields.get(key) else {
+            continue;
+        };
+        let items = match at.is_off() {
+            true => Vec::new(),
+            false => reader.one_or_more(at, "an address, a list of them, or `off`"),
+        };
+        let mut addresses = Vec::new();
+        for item in items {
+            let Some(address) = reader.address(&item, usual) else {
+                continue;
+            };
+            // Port 0 is another one every time.
+            if address.port() != 0 && taken.contains(&address) {
+                let fault = item.fault(format!("found {} a second time", item.describe()));
+                reader.faults.push(fault.expected("each address once"));
+            }
+            taken.push(address);
+            addresses.push(address);
+            if !address.ip().is_loopback() {
+                listeners
+                    .beyond
+                    .get_or_insert_with(|| (setting, item.clone()));
+            }
+            if Listen::is_secured(setting) {
+                listeners.secured.get_or_insert(item);
+            }
         }
+        *listeners.listen.of(setting) = addresses;
     }
-    let Some(at) = listen.get("mqtt") else {
-        return default();
-    };
-    if at.is_off() {
+    let settings = listeners.listen.settings();
+    if settings.iter().all(|(_, addresses)| addresses.is_empty()) {
         let says = "no listener is left: no device can connect".to_owned();
         reader
             .warnings
-            .push((at.place(), format!("{}: {says}", at.path)));
-        return Listeners {
-            addresses: Vec::new(),
-            beyond: None,
-        };
+            .push((at.name(), format!("{}: {says}", at.path)));
     }
-    let mut addresses = Vec::new();
-    let mut beyond = None;
-    for item in reader.one_or_more(at, "an address, a list of them, or `off`") {
-        let Some(address) = reader.address(&item) else {
-            continue;
-        };
-        // Port 0 is another one every time.
-        if address.port() != 0 && addresses.contains(&address) {
-            let fault = item.fault(format!("found {} a second time", item.describe()));
-            reader.faults.push(fault.expected("each address once"));
-        }
-        addresses.push(address);
-        if !address.ip().is_loopback() {
-            beyond.get_or_insert(item);
-        }
-    }
-    Listeners { addresses, beyond }
+    listeners
 }
 
 fn zone(reader: &mut Reader<'_>, at: &At<'_>) -> Option<jiff::tz::TimeZone> {

@@ -9,6 +9,7 @@ use crate::model::device::TokenError;
 use crate::model::pin::PinError;
 use crate::model::{Device, Pin, Token, UserName};
 
+use super::Listen;
 use super::read::{At, Fields, Reader};
 use super::report::{Fault, Span};
 use super::tree::Key;
@@ -346,22 +347,23 @@ fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose<'_>) -> Fi
 pub(super) fn demo_token(
     reader: &mut Reader<'_>,
     devices: &[ReadDevice],
-    beyond: Option<&At<'_>>,
+    beyond: Option<&(&'static str, At<'_>)>,
 ) -> bool {
     let is_demo = |read: &&ReadDevice| read.login.device.token.expose() == DEMO_TOKEN;
     let demo: Vec<&ReadDevice> = devices.iter().filter(is_demo).collect();
-    if let Some(beyond) = beyond {
+    if let Some((setting, beyond)) = beyond {
         for (span, path) in demo.iter().filter_map(|read| read.token.as_ref()) {
             let found = format!(
-                "the demonstration token, which everybody knows, while `listen.mqtt` is {} (line {})",
+                "the demonstration token, which everybody knows, while `{setting}` is {} (line {})",
                 beyond.describe(),
                 beyond.place().line
             );
             let fault = Fault::new(*span, path.clone(), found);
             let fault = fault.expected("a token of its own: `pinhook token` prints one");
-            reader
-                .faults
-                .push(fault.hint("or stay on this machine: `listen.mqtt: 127.0.0.1:1883`"));
+            let usual = Listen::usual_port(setting);
+            reader.faults.push(fault.hint(format!(
+                "or stay on this machine: `{setting}: 127.0.0.1:{usual}`"
+            )));
         }
     }
     !demo.is_empty()

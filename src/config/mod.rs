@@ -3,7 +3,7 @@
 //! The file is read into a tree of nodes that know their place (`tree`), the
 //! nodes are read as what the schema wants (`read`), and the others turn them into
 //! the settings of the parts: `check` the whole and what belongs to the daemon,
-//! `logins` devices and users, `webhook` the webhooks, each with its `trigger`,
+//! `identity` its certificate, `logins` devices and users, `webhook` the webhooks, each with its `trigger`,
 //! `request`, `auth` and `transport`, in which `template` reads what has gaps. A
 //! problem never ends the reading: all are reported at once (product.md §9).
 //! Nothing secret is in a problem.
@@ -11,6 +11,7 @@
 mod auth;
 mod check;
 mod hidden;
+mod identity;
 mod logins;
 mod read;
 mod report;
@@ -32,6 +33,7 @@ use std::sync::Arc;
 
 use crate::access;
 use crate::model::Webhook;
+use crate::net::tls::Identity;
 
 use hidden::Hidden;
 use read::{At, Reader};
@@ -55,8 +57,10 @@ const PLACES: [&str; 2] = ["config.yaml", "/etc/pinhook/config.yaml"];
 /// a URL may hold what a `${NAME}` stood for.
 #[derive(Clone)]
 pub struct Config {
-    /// Where MQTT listens; none if it is off.
-    pub listen_mqtt: Vec<SocketAddr>,
+    /// Where pinhook listens.
+    pub listen: Listen,
+    /// What listeners with TLS show of pinhook; there is one if there are such.
+    pub identity: Option<Identity>,
     /// A log level, or a filter of targets and levels.
     pub log: String,
     /// How the log is written.
@@ -90,7 +94,7 @@ impl fmt::Debug for Config {
         let users: Vec<_> = logins.users.iter().map(|user| &user.name).collect();
         let webhooks: Vec<_> = self.webhooks.iter().map(|webhook| &webhook.name).collect();
         f.debug_struct("Config")
-            .field("listen_mqtt", &self.listen_mqtt)
+            .field("listen", &self.listen)
             .field("log_format", &self.log_format)
             .field("zone", &self.zone)
             .field("devices", &devices)
@@ -99,6 +103,79 @@ impl fmt::Debug for Config {
             .field("limits", &self.limits)
             .field("uses_demo_token", &self.uses_demo_token)
             .finish_non_exhaustive()
+    }
+}
+
+/// Where pinhook listens; an empty list is `off`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// For MQTT.
+    pub mqtt: Vec<SocketAddr>,
+    /// For MQTT inside TLS.
+    pub mqtts: Vec<SocketAddr>,
+    /// For HTTP.
+    pub http: Vec<SocketAddr>,
+    /// For HTTP inside TLS.
+    pub https: Vec<SocketAddr>,
+}
+
+impl Default for Listen {
+    fn default() -> Listen {
+        let local = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+        Listen {
+            mqtt: local(1883),
+            mqtts: Vec::new(),
+            http: local(8080),
+            https: Vec::new(),
+        }
+    }
+}
+
+impl Listen {
+    /// The key of MQTT's addresses.
+    pub const MQTT: &str = "listen.mqtt";
+    /// The key of the addresses of MQTT inside TLS.
+    pub const MQTTS: &str = "listen.mqtts";
+    /// The key of HTTP's addresses.
+    pub const HTTP: &str = "listen.http";
+    /// The key of the addresses of HTTP inside TLS.
+    pub const HTTPS: &str = "listen.https";
+
+    /// Every key, and the port that is usual for it.
+    const PORTS: [(&str, u16); 4] = [
+        (Listen::MQTT, 1883),
+        (Listen::MQTTS, 8883),
+        (Listen::HTTP, 8080),
+        (Listen::HTTPS, 8443),
+    ];
+
+    /// Every key with its addresses.
+    pub fn settings(&self) -> [(&'static str, &[SocketAddr]); 4] {
+        [
+            (Listen::MQTT, &self.mqtt),
+            (Listen::MQTTS, &self.mqtts),
+            (Listen::HTTP, &self.http),
+            (Listen::HTTPS, &self.https),
+        ]
+    }
+
+    fn of(&mut self, setting: &str) -> &mut Vec<SocketAddr> {
+        match setting {
+            Listen::MQTT => &mut self.mqtt,
+            Listen::MQTTS => &mut self.mqtts,
+            Listen::HTTP => &mut self.http,
+            _ => &mut self.https,
+        }
+    }
+
+    fn is_secured(setting: &str) -> bool {
+        [Listen::MQTTS, Listen::HTTPS].contains(&setting)
+    }
+
+    fn usual_port(setting: &str) -> u16 {
+        let mut ports = Listen::PORTS.into_iter();
+        let found = ports.find(|(key, _)| *key == setting);
+        found.map_or(0, |(_, port)| port)
     }
 }
 
@@ -214,13 +291,16 @@ impl Config {
     /// The keys whose values differ in `new` and that take effect only at the next
     /// start; every other one can be changed while the daemon runs.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
-        let own = [
-            ("base_topic", self.base_topic == new.base_topic),
-            ("listen.mqtt", self.listen_mqtt == new.listen_mqtt),
-            ("log", self.log == new.log),
-            ("log_format", self.log_format == new.log_format),
-        ];
-        let changed = own.into_iter().filter(|(_, is_same)| !is_same);
+        let (old, others) = (self.listen.settings(), new.listen.settings());
+        let listeners = old.into_iter().zip(others);
+        let own = listeners
+            .map(|((setting, old), (_, new))| (setting, old == new))
+            .chain([
+                ("base_topic", self.base_topic == new.base_topic),
+                ("log", self.log == new.log),
+                ("log_format", self.log_format == new.log_format),
+            ]);
+        let changed = own.filter(|(_, is_same)| !is_same);
         let mut keys: Vec<&'static str> = changed.map(|(key, _)| key).collect();
         keys.extend(self.limits.differing(&new.limits));
         keys
@@ -230,7 +310,7 @@ impl Config {
     pub fn until_restart(self, running: &Config) -> Config {
         Config {
             base_topic: running.base_topic.clone(),
-            listen_mqtt: running.listen_mqtt.clone(),
+            listen: running.listen.clone(),
             log: running.log.clone(),
             log_format: running.log_format,
             limits: running.limits.clone(),
@@ -319,6 +399,10 @@ mod tests {
             ),
             ("listen: {mqtt: '127.0.0.1:1884'}\n", vec!["listen.mqtt"]),
             ("base_topic: home/pins\n", vec!["base_topic"]),
+            (
+                "listen: {mqtt: off, http: '127.0.0.1:8081'}\n",
+                vec!["listen.mqtt", "listen.http"],
+            ),
             (
                 "log: debug\nlog_format: json\nlimits: {packet: 1KiB, in_flight: 1}\n",
                 vec!["log", "log_format", "limits.packet", "limits.in_flight"],

@@ -518,9 +518,9 @@ impl<'s> Reader<'s> {
         Some(size)
     }
 
-    /// An address to listen on.
-    pub fn address(&mut self, at: &At<'_>) -> Option<SocketAddr> {
-        self.parsed(at, "an address", units::address)
+    /// An address to listen on; `usual` is the port it most likely has.
+    pub fn address(&mut self, at: &At<'_>, usual: u16) -> Option<SocketAddr> {
+        self.parsed(at, "an address", |text| units::address(text, usual))
     }
 
     /// A log filter.

@@ -32,17 +32,25 @@ pub(super) const TOP: Keys = Keys {
         "metrics",
         "owner_email",
         "secrets",
+        "tls",
         "tz",
         "users",
         "webhooks",
     ],
-    later: &["data_dir", "flush", "home_assistant", "tls"],
+    later: &["data_dir", "flush", "home_assistant"],
 };
 
 /// `listen`
 pub(super) const LISTEN: Keys = Keys {
     home: "listen",
     built: &["http", "https", "mqtt", "mqtts"],
+    later: &[],
+};
+
+/// `tls`
+pub(super) const IDENTITY: Keys = Keys {
+    home: "tls",
+    built: &["certificate", "key"],
     later: &[],
 };
 
@@ -208,8 +216,8 @@ pub(super) const TLS: Keys = Keys {
 
 /// Where `key` belongs, if it is a key of another map.
 pub(super) fn home_of(key: &str) -> Option<&'static str> {
-    const ALL: [&Keys; 10] = [
-        &WEBHOOK, &DEVICE, &USER, &LIMITS, &RESPONSE, &LISTEN, &PIN, &AUTH, &BASIC, &TLS,
+    const ALL: [&Keys; 11] = [
+        &WEBHOOK, &DEVICE, &USER, &LIMITS, &RESPONSE, &LISTEN, &PIN, &AUTH, &BASIC, &TLS, &IDENTITY,
     ];
     let has = |keys: &&&Keys| keys.built.contains(&key) || keys.later.contains(&key);
     ALL.iter().find(has).map(|keys| keys.home)
@@ -364,8 +372,8 @@ mod tests {
     #[test]
     fn a_key_stands_in_one_list_and_the_lists_are_sorted() {
         for keys in [
-            &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &DEFAULTS, &RESPONSE, &AUTH,
-            &BASIC, &TLS,
+            &TOP, &LISTEN, &IDENTITY, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &DEFAULTS,
+            &RESPONSE, &AUTH, &BASIC, &TLS,
         ] {
             assert!(
                 keys.built.is_sorted() && keys.later.is_sorted(),
@@ -397,10 +405,11 @@ mod tests {
             let mut places = shipped.match_indices(&key);
             places.any(|(at, _)| !shipped[..at].ends_with(is_word))
         };
-        // Listeners and front ends that can only be off.
-        let off = ["blynk", "metrics", "http", "https", "mqtts"];
+        // What can only be off.
+        let off = ["blynk", "metrics"];
         for keys in [
-            &TOP, &LISTEN, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &RESPONSE, &AUTH, &BASIC, &TLS,
+            &TOP, &LISTEN, &IDENTITY, &LIMITS, &USER, &DEVICE, &PIN, &WEBHOOK, &RESPONSE, &AUTH,
+            &BASIC, &TLS,
         ] {
             for key in keys.built.iter().filter(|key| !off.contains(key)) {
                 assert!(stands(key), "{}: {key}", keys.home);

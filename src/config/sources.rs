@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::report::{Fault, Span};
 
@@ -25,6 +26,11 @@ pub trait Surroundings {
 
     /// The names of all variables of the environment, to find the nearest.
     fn variables(&self) -> Vec<String>;
+
+    /// The time, which certificates are valid at or not.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
 }
 
 /// The machine pinhook runs on.
@@ -134,6 +140,11 @@ impl<'s> Sources<'s> {
     /// The content of another file.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.surroundings.read(path)
+    }
+
+    /// The time.
+    pub fn now(&self) -> SystemTime {
+        self.surroundings.now()
     }
 
     /// What `name` stands for; an empty text counts, as it does in a shell's `${NAME}`.

@@ -120,8 +120,9 @@ pub(super) fn statuses(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
     }
 }
 
-/// `1883` (all interfaces), `127.0.0.1:1883`, `[::1]:1883`.
-pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
+/// `1883` (all interfaces), `127.0.0.1:1883`, `[::1]:1883`. `usual` is the port that
+/// was meant most likely where none is given.
+pub(super) fn address(text: &str, usual: u16) -> Result<SocketAddr, Wrong> {
     let wrong = |meant: Option<&str>| Wrong {
         expected: "1883 (all interfaces), 127.0.0.1:1883, [::1]:1883, a list of these, or `off`",
         meant: meant.map(str::to_owned),
@@ -140,9 +141,9 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Wrong> {
             .parse::<IpAddr>()
             .is_ok_and(|address| address.is_ipv4()) =>
         {
-            format!("{text}:1883")
+            format!("{text}:{usual}")
         }
-        _ if text.parse::<IpAddr>().is_ok() => format!("[{text}]:1883"),
+        _ if text.parse::<IpAddr>().is_ok() => format!("[{text}]:{usual}"),
         _ => return Err(wrong(None)),
     };
     Err(wrong(Some(&meant)))
@@ -274,7 +275,7 @@ mod tests {
             ("127.0.0.1:1883", "127.0.0.1:1883"),
             ("[::1]:1883", "[::1]:1883"),
         ] {
-            assert_eq!(address(text).unwrap().to_string(), shown);
+            assert_eq!(address(text, 1883).unwrap().to_string(), shown);
         }
         for (text, near) in [
             ("localhost:1883", Some("127.0.0.1:1883")),
@@ -285,7 +286,7 @@ mod tests {
             ("70000", None),
             ("pi.local:1883", None),
         ] {
-            assert_eq!(meant(address(text)).as_deref(), near, "{text}");
+            assert_eq!(meant(address(text, 1883)).as_deref(), near, "{text}");
         }
     }
 

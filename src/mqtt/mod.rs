@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +29,7 @@ use crate::access::{self, Access, BaseTopic};
 use crate::broker::{Broker, ClientKey, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
 use crate::model::mask::Mask;
-use crate::net::{Accepted, Limiter};
+use crate::net::{Limiter, Place};
 pub use counters::{ClientRefused, Counters, PublishRefused, SubscribeRefused};
 use gossip::Gossip;
 use intake::Intake;
@@ -131,17 +132,16 @@ impl Mqtt {
         }
     }
 
-    /// Serves a connection in a task of its own: a panic there ends that
-    /// connection and nothing else.
-    pub fn serve(&self, accepted: Accepted) {
-        let serving = connection::serve(
-            accepted.stream,
-            accepted.peer,
-            accepted.place,
-            Arc::clone(&self.shared),
-            self.goodbye.clone(),
-        );
-        self.connections.spawn(serving);
+    /// Serves the client at the other end of `stream` in a task of its own: a panic
+    /// there ends that connection and nothing else. Its place is free again when
+    /// it has ended.
+    pub fn serve<S>(&self, stream: S, peer: SocketAddr, place: Place)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (shared, goodbye) = (Arc::clone(&self.shared), self.goodbye.clone());
+        self.connections
+            .spawn(connection::serve(stream, peer, place, shared, goodbye));
     }
 
     /// Publishes what the hub has to tell until `stop`, and then `offline`.

@@ -1,8 +1,13 @@
-//! Sockets: where pinhook listens, and how many may connect. Knows nothing of
-//! what is spoken over them.
+//! Sockets: where pinhook listens, how many may connect, what is inside TLS, and
+//! which door a stream is for. Beyond its first byte, `net` knows nothing of what
+//! is spoken.
 
+mod door;
 mod holder;
 mod listener;
+mod stream;
 pub mod tls;
 
+pub use door::{Door, Entrance, Opened, Port};
 pub use listener::{Accepted, Limiter, ListenError, Listener, Place, Refused, Settings};
+pub use stream::Stream;

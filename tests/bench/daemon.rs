@@ -60,6 +60,7 @@ pub fn config(shape: Shape, service: &Service) -> String {
     let mut text = "\
 listen:
   mqtt: 127.0.0.1:0
+  http: off
 limits:
   in_flight: 64
   writes_per_second: 0

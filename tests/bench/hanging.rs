@@ -142,6 +142,7 @@ fn config(service: &Service, moody: &Service) -> String {
     let mut text = "\
 listen:
   mqtt: 127.0.0.1:0
+  http: off
 limits:
   writes_per_second: 0
 defaults:

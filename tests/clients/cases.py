@@ -5,17 +5,22 @@ that nothing an earlier case left behind can be mistaken for a result.
 """
 
 import json
+import tempfile
 import uuid
 from collections import namedtuple
+from pathlib import Path
 
+import certificate
 import mosquitto
+import npm_client
 from daemon import PORCH_TOKEN, SHED_TOKEN, USER_PASSWORD
 from paho_client import Paho
 from waiting import expect_in
 
 CASES = []
 
-Login = namedtuple("Login", "port user password")
+# `cafile`: whom to trust, and that there is TLS at all; `transport`: as paho calls it.
+Login = namedtuple("Login", "port user password cafile transport", defaults=(None, "tcp"))
 
 # How mosquitto's programs and paho name the versions.
 MOSQUITTO = {"3.1.1": "mqttv311", "5": "mqttv5"}
@@ -43,6 +48,22 @@ BOTH = ["3.1.1", "5"]
 
 def porch(world):
     return Login(world.daemon.port, "device", PORCH_TOKEN)
+
+
+# How pinhook and paho name the ways in.
+WAYS = {
+    "mqtt": ("tcp", False),
+    "mqtts": ("tcp", True),
+    "http": ("websockets", False),
+    "https": ("websockets", True),
+}
+
+
+def porch_by(world, way):
+    """The login of the porch through one of the four listeners."""
+    transport, is_secured = WAYS[way]
+    cafile = world.daemon.cafile if is_secured else None
+    return Login(world.daemon.ports[way], "device", PORCH_TOKEN, cafile, transport)
 
 
 def porch_unmounted(world):
@@ -589,3 +610,88 @@ def sigterm_in_flight(world):
             check(status == 0, f"exit status {status}, expected 0; log:\n{daemon.log()}")
     finally:
         daemon.kill()
+
+
+# --- TLS and WebSocket ------------------------------------------------------------------------------
+
+# What a program in Node has in its URL.
+URLS = {
+    "mqtt": "mqtt://127.0.0.1:%d",
+    "mqtts": "mqtts://127.0.0.1:%d",
+    "http": "ws://127.0.0.1:%d/mqtt",
+    "https": "wss://127.0.0.1:%d/mqtt",
+}
+
+
+@case("ring: npm mqtt", mqtt=BOTH, by=list(URLS))
+def ring_npm(world, mqtt, by):
+    value = fresh()
+    login = porch_by(world, by)
+    got = npm_client.ring(URLS[by] % login.port, login, mqtt, value, 1, world.node_modules)
+    expected = {"topic": "downlink/ds/V0", "payload": f"echo {value}", "qos": 1}
+    check(got == expected, f"expected {expected}, found {got}")
+
+
+@case("ring: paho", mqtt=BOTH, by=["mqtts", "http", "https"])
+def ring_paho_by(world, mqtt, by):
+    value = fresh()
+    with Paho(porch_by(world, by), mqtt) as device:
+        check(device.connack == 0, f"CONNACK {device.connack}")
+        device.subscribe("downlink/ds/V0")
+        device.publish("ds/V0", value)
+        device.expect("downlink/ds/V0", f"echo {value}".encode())
+
+
+@case("WebSocket: paho sends and gets long messages", by=["http", "https"], length=[125, 126, 16_000, 65_000])
+def long_message_by_websocket(world, by, length):
+    topic, payload = f"notes/{fresh()}", b"x" * length
+    login = anna(world)._replace(port=world.daemon.ports[by], transport="websockets")
+    if by == "https":
+        login = login._replace(cafile=world.daemon.cafile)
+    with Paho(login, "5") as client:
+        client.subscribe(topic)
+        check(client.publish(topic, payload) == 0, "not acknowledged as a success")
+        client.expect(topic, payload)
+
+
+@case("ring: mosquitto with --cafile", mqtt=BOTH)
+def ring_mosquitto_tls(world, mqtt):
+    value = fresh()
+    login = porch_by(world, "mqtts")
+    with mosquitto.Subscriber(login, MOSQUITTO[mqtt], "downlink/ds/V0") as device:
+        mosquitto.publish_ok(login, MOSQUITTO[mqtt], "ds/V0", value.encode())
+        device.expect("downlink/ds/V0", b"echo " + value.encode())
+
+
+@case("TLS: whoever does not trust the certificate is told, and the log says it")
+def distrust(world):
+    start = world.daemon.log_length()
+    with tempfile.TemporaryDirectory() as folder:
+        certificate.make(folder)
+        login = porch_by(world, "mqtts")._replace(cafile=Path(folder) / "server.pem")
+        status, printed = mosquitto.publish(login, "mqttv5", "ds/V0", b"1")
+    check(status != 0, f"mosquitto_pub: exit {status}, printed {printed!r}")
+    world.daemon.expect_log("the client does not trust the certificate in `tls.certificate`", start)
+
+
+@case(
+    "TLS: keys as openssl writes them",
+    key=[
+        "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out server.key",
+        "openssl genrsa -traditional -out server.key 2048",
+        "openssl ecparam -name prime256v1 -genkey -out server.key",
+        "openssl ecparam -name secp384r1 -genkey -noout -out server.key",
+        "openssl genpkey -algorithm ED25519 -out server.key",
+    ],
+)
+def keys_of_openssl(world, key):
+    with tempfile.TemporaryDirectory() as folder:
+        certificate.shell(key, folder)
+        certificate.shell("openssl req -x509 -key server.key -days 2 -subj /CN=localhost -out server.pem", folder)
+        config = Path(folder) / "config.yaml"
+        config.write_text(
+            "listen: {mqtts: 127.0.0.1:8883}\ntls: {certificate: server.pem, key: server.key}\n"
+            f"devices: {{porch: {{token: {PORCH_TOKEN}}}}}\n"
+        )
+        status, printed = world.check(config)
+        check(status == 0, f"pinhook check: exit {status}, printed {printed!r}")

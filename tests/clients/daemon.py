@@ -8,12 +8,18 @@ import tempfile
 import threading
 from pathlib import Path
 
+import certificate
 from waiting import DEADLINE, Watched
 
 CONFIG = """\
 listen:
   mqtt: 127.0.0.1:0
-  http: off
+  mqtts: 127.0.0.1:0
+  http: 127.0.0.1:0
+  https: 127.0.0.1:0
+tls:
+  certificate: server.pem
+  key: server.key
 devices:
   porch:
     token: ${PORCH_TOKEN}
@@ -86,6 +92,8 @@ class Daemon(Watched):
         self._home = tempfile.TemporaryDirectory(prefix="pinhook-clients-")
         self._config = Path(self._home.name) / "config.yaml"
         self._config.write_text(CONFIG % {"service": service_url, "hash": password_hash})
+        certificate.make(self._home.name)
+        self.cafile = Path(self._home.name) / "server.pem"
         self._log = []
         # No proxy of this machine may come between pinhook and the service.
         env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
@@ -103,15 +111,15 @@ class Daemon(Watched):
         for name, stream in list(self._open.items()):
             threading.Thread(target=self._read, args=(name, stream), daemon=True).start()
         try:
-            self.port = int(
-                self._wait_until(
-                    self._announced_port,
-                    lambda: (
-                        "pinhook printed no 'listening on mqtt 127.0.0.1:PORT' on its standard output "
-                        f"(exit status {self._process.poll()}); it printed:\n{self.log()}"
-                    ),
-                )
+            # It says where it listens in one breath; `https` comes last.
+            self.ports = self._wait_until(
+                self._announced_ports,
+                lambda: (
+                    "pinhook did not print 'listening on SCHEME 127.0.0.1:PORT' for mqtt, mqtts, http and https on "
+                    f"its standard output (exit status {self._process.poll()}); it printed:\n{self.log()}"
+                ),
             )
+            self.port = self.ports["mqtt"]
         except BaseException:
             self.kill()
             raise
@@ -122,12 +130,13 @@ class Daemon(Watched):
             self._note(lambda: self._log.append((name, line)))
         self._note(lambda: self._open.pop(name))
 
-    def _announced_port(self):
+    def _announced_ports(self):
+        ports = {}
         for name, line in self._log:
-            found = name == "stdout" and re.search(r"listening on mqtt 127\.0\.0\.1:([1-9][0-9]*)\b", line)
+            found = name == "stdout" and re.search(r"listening on (\w+) 127\.0\.0\.1:([1-9][0-9]*)\b", line)
             if found:
-                return found.group(1)
-        return None
+                ports[found.group(1)] = int(found.group(2))
+        return ports if ports.keys() == {"mqtt", "mqtts", "http", "https"} else None
 
     def _hopeless(self):
         return not self._open
@@ -141,6 +150,10 @@ class Daemon(Watched):
         self._wait_until(
             lambda: says in self.log(start), lambda: f"a reload did not say {says!r}; log:\n{self.log(start)}"
         )
+
+    def expect_log(self, says, start=0):
+        """Waits until the log says `says`, from line `start` on."""
+        self._wait_until(lambda: says in self.log(start), lambda: f"no {says!r} in the log:\n{self.log(start)}")
 
     def is_running(self):
         return self._process.poll() is None

@@ -9,10 +9,11 @@ from waiting import DEADLINE, Message, Receiver
 
 
 def _arguments(program, login, version):
+    trusted = ["--cafile", str(login.cafile)] if login.cafile else []
     return [
         # mosquitto_sub writes to a pipe in blocks otherwise, and a line would come too late.
         "stdbuf", "-oL", program, "-V", version, "-h", "127.0.0.1", "-p", str(login.port),
-        "-u", login.user, "-P", login.password, "-i", f"{program}-{uuid.uuid4().hex[:8]}",
+        "-u", login.user, "-P", login.password, "-i", f"{program}-{uuid.uuid4().hex[:8]}", *trusted,
     ]  # fmt: skip
 
 

@@ -43,7 +43,12 @@ class Paho(Receiver):
             protocol=VERSIONS[version],
             reconnect_on_failure=False,
             **options,
+            transport=login.transport,
         )
+        if login.transport == "websockets":
+            self._client.ws_set_options(path="/mqtt")
+        if login.cafile:
+            self._client.tls_set(ca_certs=str(login.cafile))
         self._client.username_pw_set(login.user, login.password)
         if will is not None:
             properties = None

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Real clients against a real pinhook: mosquitto_pub and mosquitto_sub, and paho-mqtt.
+"""Real clients against a real pinhook: mosquitto_pub and mosquitto_sub, paho-mqtt, and npm's mqtt.
 
     tests/clients/run.py [BINARY [WORD]]
 
 BINARY is target/debug/pinhook unless given; with WORD only the cases whose name contains it run.
-Needs Debian's mosquitto-clients and the Python package paho-mqtt; tests/run provides both.
+Needs Debian's mosquitto-clients, openssl and nodejs, the Python package paho-mqtt, and the npm package
+mqtt in target/clients-npm; tests/run provides them.
 """
 
+import os
 import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -21,18 +24,32 @@ from service import Service
 from waiting import DEADLINE
 
 
+TOP = Path(__file__).resolve().parents[2]
+
+
+def node_modules():
+    """Where tests/run has put the npm package."""
+    return (TOP / os.environ.get("CARGO_TARGET_DIR", "target") / "clients-npm" / "node_modules").resolve()
+
+
 class World:
     """What a case gets: the service, a running pinhook, and a way to start one more."""
 
     def __init__(self, binary):
         self._binary = binary
         self._password_hash = hash_password(binary)
+        self.node_modules = node_modules()
         self.service = Service()
         self.daemon = self.start()
 
     def start(self):
         """Another pinhook with the same configuration; the caller ends it."""
         return Daemon(self._binary, self.service.url, self._password_hash)
+
+    def check(self, config):
+        """What `pinhook check` says to `config`: its exit status and what it printed."""
+        run = subprocess.run([self._binary, "check", config], capture_output=True, text=True, timeout=DEADLINE)
+        return run.returncode, run.stdout + run.stderr
 
     def close(self):
         self.daemon.kill()
@@ -61,14 +78,15 @@ def run_case(world, name, body):
 
 
 def main(arguments):
-    top = Path(__file__).resolve().parents[2]
-    binary = Path(arguments[0] if arguments else top / "target/debug/pinhook").resolve()
+    binary = Path(arguments[0] if arguments else TOP / "target/debug/pinhook").resolve()
     word = arguments[1] if len(arguments) > 1 else ""
     if not binary.is_file():
         return f"no binary at {binary}; build it with: cargo build --locked"
-    for program in ("mosquitto_pub", "mosquitto_sub", "stdbuf"):
+    for program in ("mosquitto_pub", "mosquitto_sub", "stdbuf", "openssl", "node"):
         if shutil.which(program) is None:
-            return f"{program} is missing (Debian packages mosquitto-clients and coreutils)"
+            return f"{program} is missing (Debian packages mosquitto-clients, coreutils, openssl and nodejs)"
+    if not (node_modules() / "mqtt").is_dir():
+        return f"the npm package mqtt is missing in {node_modules()}; tests/run puts it there"
     cases = [(name, body) for name, body in CASES if word in name]
     if not cases:
         return f"no case has {word!r} in its name"

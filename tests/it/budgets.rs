@@ -364,7 +364,7 @@ async fn max_message_holds_from_a_reload_on() {
     assert_eq!(device.message().await.payload.len(), 200);
 
     let changed = config(&service, ", max_message: 100B");
-    let changed = format!("listen: {{mqtt: 127.0.0.1:0}}\n{changed}");
+    let changed = format!("listen: {{http: off, mqtt: 127.0.0.1:0}}\n{changed}");
     std::fs::write(pinhook.folder.path().join("config.yaml"), changed).expect("a written file");
     pinhook.signal("HUP").await;
     until("a reload", || {

@@ -224,7 +224,7 @@ async fn no_secret_is_in_anything_that_is_printed() {
     let refusing = Refusing::new();
     let token = token("porch");
     let yaml = format!(
-        "listen: {{mqtt: 127.0.0.1:0}}
+        "listen: {{http: off, mqtt: 127.0.0.1:0}}
 log: trace
 secrets: secrets.env
 devices: {{porch: {{token: {token}}}}}

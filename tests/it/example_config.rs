@@ -2,18 +2,21 @@
 
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use pinhook::config::{Config, Limits, LogFormat, Surroundings};
+use pinhook::config::{Config, Limits, Listen, LogFormat, Surroundings};
 use pinhook::model::gate::Per;
 use pinhook::model::pending::Excess;
 use pinhook::model::response::{ResponseTarget, Statuses};
 use pinhook::model::transport::{Proxy, Tls, Transport};
 
+use crate::support::certificates;
+
 /// Configurations in the README. Raise it with each one added: a block that is
 /// not recognised as one would not be tested.
-const IN_README: usize = 8;
+const IN_README: usize = 9;
 
 /// A machine on which every variable is set, to something that could be a token,
 /// and on which the files that the README names lie beside it.
@@ -23,6 +26,9 @@ impl Surroundings for AllSet {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         match path.file_name().and_then(|name| name.to_str()) {
             Some("secrets.env") => Ok(Vec::new()),
+            Some(name @ ("server.pem" | "server.key")) => {
+                Ok(certificates::file(name).expect("made").to_vec())
+            }
             Some("ca.pem" | "hue.pem") => Ok(include_bytes!("config_errors/ca.pem").to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         }
@@ -49,8 +55,10 @@ fn the_shipped_configuration_runs_as_it_is() {
     let config = config.unwrap_or_else(|problems| panic!("{problems}"));
     assert!(
         config
-            .listen_mqtt
-            .iter()
+            .listen
+            .settings()
+            .into_iter()
+            .flat_map(|(_, addresses)| addresses)
             .all(|address| address.ip().is_loopback())
     );
     assert!(config.uses_demo_token);
@@ -66,7 +74,7 @@ fn the_shipped_configuration_shows_the_defaults() {
                 webhooks:\n  w: {device: porch, pin: V0, url: 'http://127.0.0.1/'}\n";
     let default = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
 
-    assert_eq!(shown.listen_mqtt, default.listen_mqtt);
+    assert_eq!(shown.listen, default.listen);
     assert_eq!(
         (shown.log, shown.log_format),
         (default.log, default.log_format)
@@ -142,7 +150,15 @@ fn the_defaults_are_those_of_the_contract() {
                 webhooks:\n  w: {device: porch, pin: V0, url: 'http://127.0.0.1/'}\n";
     let config = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
 
-    assert_eq!(config.listen_mqtt, ["127.0.0.1:1883".parse().unwrap()]);
+    let local = |port| vec![SocketAddr::from(([127, 0, 0, 1], port))];
+    let listen = Listen {
+        mqtt: local(1883),
+        mqtts: Vec::new(),
+        http: local(8080),
+        https: Vec::new(),
+    };
+    assert_eq!(config.listen, listen);
+    assert!(config.identity.is_none());
     assert_eq!(
         (config.log.as_str(), config.log_format),
         ("info", LogFormat::Auto)

@@ -9,19 +9,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules, and what of ours each may import. Each may import itself.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("main", &["cli"]),
     // `access` is for `passwd` alone.
     ("cli", &["app", "config", "model", "access"]),
     (
         "app",
         &[
-            "config", "mqtt", "dispatch", "hub", "access", "broker", "net", "model",
+            "config", "mqtt", "http", "dispatch", "hub", "access", "broker", "net", "model",
         ],
     ),
     // Of `access` and the like it fills in the settings.
-    ("config", &["model", "access"]),
+    ("config", &["model", "access", "net::tls"]),
     ("mqtt", &["broker", "hub", "access", "net", "model"]),
+    ("http", &["hub", "access", "net", "model"]),
     ("dispatch", &["hub", "model"]),
     ("hub", &["model"]),
     // What matches and covers what is a matter of topics alone.
@@ -32,7 +33,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Crates that have one home, and where it is: the beginning of a path below `src/`.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("reqwest", &["dispatch/"]),
     ("minijinja", &["model/template"]),
     ("serde_saphyr", &["config/"]),
@@ -43,6 +44,7 @@ const HOMES: [(&str, &[&str]); 15] = [
         "rustls",
         &[
             "net/tls.rs",
+            "config/identity.rs",
             "config/transport.rs",
             "dispatch/tls.rs",
             "dispatch/explain.rs",
@@ -50,15 +52,24 @@ const HOMES: [(&str, &[&str]); 15] = [
         ],
     ),
     ("rustls_platform_verifier", &["dispatch/tls.rs"]),
-    ("x509_cert", &["dispatch/tls.rs"]),
+    ("tokio_rustls", &["net/tls.rs"]),
+    ("axum", &["http/"]),
+    // A hash for WebSocket's handshake, which rustls brings along.
+    ("ring", &["http/upgrade.rs"]),
+    ("x509_cert", &["config/identity.rs", "dispatch/tls.rs"]),
     ("encoding_rs", &["dispatch/received.rs"]),
     ("rumqttc", &["cli/demo"]),
     (
         "hyper",
-        &["cli/demo", "dispatch/explain.rs", "dispatch/proxy.rs"],
+        &[
+            "cli/demo",
+            "dispatch/explain.rs",
+            "dispatch/proxy.rs",
+            "http/",
+        ],
     ),
-    ("hyper_util", &["cli/demo", "dispatch/proxy.rs"]),
-    ("http_body_util", &["cli/demo"]),
+    ("hyper_util", &["cli/demo", "dispatch/proxy.rs", "http/"]),
+    ("http_body_util", &["cli/demo", "http/"]),
     ("sd_notify", &["cli/run.rs", "app.rs"]),
 ];
 

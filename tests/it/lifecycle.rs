@@ -174,7 +174,10 @@ async fn a_port_in_use_is_one_line_that_names_address_and_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address");
     let folder = tempfile::tempdir().expect("a folder");
-    let yaml = format!("listen: {{mqtt: {address}}}\n{}", config("127.0.0.1:1"));
+    let yaml = format!(
+        "listen: {{http: off, mqtt: {address}}}\n{}",
+        config("127.0.0.1:1")
+    );
     std::fs::write(folder.path().join("config.yaml"), yaml).expect("a written file");
 
     let output = within("the end", pinhook(folder.path()).output())
@@ -257,7 +260,10 @@ async fn after_kill_9_it_starts_again_at_the_same_place() {
     killed.signal("KILL").await;
     assert_eq!(code(killed.ended().await), None);
     let folder = std::mem::replace(&mut killed.folder, tempfile::tempdir().expect("a folder"));
-    let yaml = format!("listen: {{mqtt: {address}}}\n{}", config(service.host()));
+    let yaml = format!(
+        "listen: {{http: off, mqtt: {address}}}\n{}",
+        config(service.host())
+    );
     let again = Process::start_in(folder, &yaml, &[]).await;
 
     assert_eq!(again.address, address);
@@ -298,7 +304,10 @@ async fn systemd_hears_when_it_is_ready_and_when_it_stops() {
         let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
         free.local_addr().expect("an address")
     };
-    let yaml = format!("listen: {{mqtt: {address}}}\n{}", config("127.0.0.1:1"));
+    let yaml = format!(
+        "listen: {{http: off, mqtt: {address}}}\n{}",
+        config("127.0.0.1:1")
+    );
     let variables = [("NOTIFY_SOCKET", path.to_str().expect("a plain path"))];
     let starting = Process::start_in(folder, &yaml, &variables);
     let ready_and_accepting = async {

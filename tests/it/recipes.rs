@@ -93,7 +93,7 @@ impl Recipe {
             token("shed")
         );
         write("secrets.env", &format!("{tokens}{secrets}\n"));
-        let listen = "listen: {mqtt: 127.0.0.1:0}";
+        let listen = "listen: {http: off, mqtt: 127.0.0.1:0}";
         write("config.yaml", &format!("{listen}\n{}", self.text));
         for (name, content) in &self.files {
             write(name, content);

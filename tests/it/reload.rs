@@ -27,7 +27,7 @@ fn porch(webhooks: &str) -> String {
 /// Saves `yaml`, asks for a reload and waits until the log has `says` once more.
 async fn reload(pinhook: &Process, yaml: &str, says: &str) {
     let file = pinhook.folder.path().join("config.yaml");
-    let whole = format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}");
+    let whole = format!("listen: {{http: off, mqtt: 127.0.0.1:0}}\n{yaml}");
     std::fs::write(file, whole).expect("a written file");
     let count = || pinhook.said().matches(says).count();
     let before = count();

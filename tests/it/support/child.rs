@@ -82,7 +82,7 @@ impl Process {
         let folder = tempfile::tempdir().expect("a folder");
         Process::start_in(
             folder,
-            &format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}"),
+            &format!("listen: {{http: off, mqtt: 127.0.0.1:0}}\n{yaml}"),
             &[],
         )
         .await
@@ -116,6 +116,18 @@ impl Process {
             child,
             said,
         }
+    }
+
+    /// Where it listens for `scheme`: `mqtt`, `mqtts`, `http` or `https`.
+    pub async fn listens(&self, scheme: &str) -> SocketAddr {
+        let begins = format!("listening on {scheme} ");
+        let address = || {
+            let said = self.said();
+            let line = said.lines().find_map(|line| line.strip_prefix(&begins))?;
+            line.parse().ok()
+        };
+        until(&begins, || address().is_some()).await;
+        address().expect("it was there")
     }
 
     /// Sends a signal, such as `TERM`.

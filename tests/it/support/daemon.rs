@@ -25,7 +25,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts with `yaml`, which has everything but `listen`.
     pub async fn start(yaml: &str) -> Daemon {
-        let text = format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}");
+        let text = format!("listen: {{http: off, mqtt: 127.0.0.1:0}}\n{yaml}");
         let config = Config::parse(Path::new("test.yaml"), &text, &System)
             .unwrap_or_else(|problems| panic!("the test's configuration is wrong:\n{problems}"));
         Daemon::run(config).await

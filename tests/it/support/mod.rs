@@ -4,6 +4,7 @@
 //! Every wait has a deadline and says what it waited for.
 
 pub mod broker;
+pub mod certificates;
 pub mod child;
 pub mod client;
 pub mod daemon;

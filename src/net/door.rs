@@ -1,0 +1,301 @@
+//! Which front end a connection is for. The port says it, and on the HTTP port the
+//! first byte, which is looked at and left where it is.
+//!
+//! Waiting for that byte and shaking hands happen in the connection's own task and
+//! under a time limit, so whoever is silent holds up nobody.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::mem::{Discriminant, discriminant};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::listener::{Accepted, Place};
+use super::stream::Stream;
+use super::tls::{self, Tls};
+
+/// How long a client may take to send its first byte, and to shake hands where
+/// there is TLS, each. A chip without help for RSA takes two or three seconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes that are looked at: enough for `MQTT` in a CONNECT. The first decides.
+const LOOK: usize = 16;
+
+/// Least time between two lines in the log about one mistake of one address.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Mistakes of which is remembered that they were said.
+const REMEMBERED: usize = 1024;
+
+/// The front end that a stream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// MQTT.
+    Mqtt,
+    /// The Blynk protocol.
+    Blynk,
+    /// HTTP, and what it is upgraded to.
+    Http,
+}
+
+/// What a port is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// MQTT alone.
+    Mqtt,
+    /// HTTP, and the Blynk protocol beside it.
+    Http,
+}
+
+/// Opens the connections of one listener; cheap to clone.
+#[derive(Clone)]
+pub struct Entrance {
+    port: Port,
+    /// The key of the configuration, for the log.
+    setting: &'static str,
+    tls: Option<Tls>,
+    said: Arc<Said>,
+}
+
+/// A connection whose door is known.
+pub struct Opened {
+    /// The front end it is for.
+    pub door: Door,
+    /// Its stream, from its first byte on.
+    pub stream: Stream,
+    /// Who is at the other end.
+    pub peer: SocketAddr,
+    /// Its place among the connections.
+    pub place: Place,
+}
+
+impl Entrance {
+    /// For a listener of the key `setting`, inside `tls` if there is one.
+    pub fn new(port: Port, setting: &'static str, tls: Option<Tls>) -> Entrance {
+        Entrance {
+            port,
+            setting,
+            tls,
+            said: Arc::default(),
+        }
+    }
+
+    /// Waits until it is known what a connection is for. `None` if it is for
+    /// nothing: then it is closed, and the log says why.
+    pub async fn open(&self, accepted: Accepted) -> Option<Opened> {
+        let Accepted {
+            stream,
+            peer,
+            place,
+        } = accepted;
+        let refused = match self.look(Stream::plain(stream)).await {
+            Ok((door, stream)) => {
+                return Some(Opened {
+                    door,
+                    stream,
+                    peer,
+                    place,
+                });
+            }
+            Err(refused) => refused,
+        };
+        let setting = self.setting;
+        let kind = discriminant(&refused);
+        match refused {
+            Refused::Gone => {}
+            Refused::Silent => {
+                tracing::debug!(%peer, "nothing came within {PATIENCE:?} ({setting})");
+            }
+            refused
+                if self
+                    .said
+                    .is_news((peer.ip().to_canonical(), kind), Instant::now()) =>
+            {
+                tracing::info!("connection from {peer} to {setting} closed: {refused}");
+            }
+            refused => tracing::debug!("connection from {peer} to {setting} closed: {refused}"),
+        }
+        None
+    }
+
+    async fn look(&self, mut stream: Stream) -> Result<(Door, Stream), Refused> {
+        let mut first = peek(&mut stream).await?;
+        if let Some(tls) = &self.tls {
+            if first != First::Tls {
+                return Err(Refused::Unsecured(first));
+            }
+            let tcp = stream.into_plain().expect("TLS has not begun");
+            // It is large, and most ports have none.
+            let shaking = Box::pin(tls.accept(tcp));
+            let shaken = timeout(PATIENCE, shaking).await;
+            let shaken = shaken.map_err(|_| Refused::Unshaken)?;
+            stream = Stream::secured(shaken.map_err(Refused::Handshake)?);
+            first = peek(&mut stream).await?;
+        }
+        match (self.port, first) {
+            (_, First::Tls) if self.tls.is_some() => Err(Refused::Nested),
+            (_, First::Tls) => Err(Refused::Secured(self.port)),
+            (Port::Mqtt, First::Http) => Err(Refused::Http),
+            (Port::Mqtt, _) => Ok((Door::Mqtt, stream)),
+            (Port::Http, First::Http) => Ok((Door::Http, stream)),
+            (Port::Http, First::Mqtt) => Err(Refused::Mqtt),
+            (Port::Http, First::Other) => Ok((Door::Blynk, stream)),
+        }
+    }
+}
+
+async fn peek(stream: &mut Stream) -> Result<First, Refused> {
+    let mut first = [0; LOOK];
+    match timeout(PATIENCE, stream.peek(&mut first)).await {
+        Ok(Ok(0) | Err(_)) => Err(Refused::Gone),
+        Ok(Ok(length)) => Ok(First::of(&first[..length])),
+        Err(_) => Err(Refused::Silent),
+    }
+}
+
+/// What the first byte looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    Http,
+    Tls,
+    Mqtt,
+    Other,
+}
+
+impl First {
+    fn of(bytes: &[u8]) -> First {
+        match bytes.first() {
+            // A method; or an empty line, which may stand before it (RFC 9112 §2.2).
+            Some(b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n') => First::Http,
+            // A record of the kind handshake (RFC 8446 §5.1).
+            Some(0x16) => First::Tls,
+            // A CONNECT (MQTT-3.1.1). A Blynk client begins with 2 or 29 (blynk.md §1.4).
+            Some(0x10) => First::Mqtt,
+            _ => First::Other,
+        }
+    }
+}
+
+/// Why a connection is closed before anybody has seen it.
+enum Refused {
+    /// It hung up by itself.
+    Gone,
+    /// Nothing came.
+    Silent,
+    /// The handshake took too long.
+    Unshaken,
+    /// The handshake failed.
+    Handshake(io::Error),
+    /// Something else than TLS on a TLS port.
+    Unsecured(First),
+    /// TLS on a plain port.
+    Secured(Port),
+    /// TLS inside TLS.
+    Nested,
+    /// MQTT on the HTTP port.
+    Mqtt,
+    /// HTTP on the MQTT port.
+    Http,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Gone => f.write_str("it hung up"),
+            Refused::Silent => write!(f, "nothing came within {PATIENCE:?}"),
+            Refused::Unshaken => write!(f, "no TLS handshake within {PATIENCE:?}"),
+            Refused::Handshake(error) => {
+                write!(f, "the TLS handshake failed: {}", tls::reason(error))
+            }
+            Refused::Unsecured(First::Mqtt) => {
+                f.write_str("it speaks MQTT without TLS; `listen.mqtt` is for that")
+            }
+            Refused::Unsecured(First::Http) => {
+                f.write_str("it speaks HTTP without TLS; `listen.http` is for that")
+            }
+            Refused::Unsecured(_) => f.write_str("it does not begin with TLS, as it must here"),
+            Refused::Secured(Port::Mqtt) => {
+                f.write_str("this looks like TLS; `listen.mqtts` is for that")
+            }
+            Refused::Secured(Port::Http) => {
+                f.write_str("this looks like TLS; `listen.https` is for that")
+            }
+            Refused::Nested => f.write_str("there is TLS inside its TLS"),
+            Refused::Mqtt => f.write_str(
+                "it speaks MQTT; `listen.mqtt` is for that, or WebSocket at /mqtt on this port",
+            ),
+            Refused::Http => f.write_str("it speaks HTTP; `listen.http` is for that"),
+        }
+    }
+}
+
+/// About whom what was said, and when.
+#[derive(Default)]
+struct Said(Mutex<HashMap<News, Instant>>);
+
+type News = (IpAddr, Discriminant<Refused>);
+
+impl Said {
+    /// Whether it was not said for a while; then it is now.
+    fn is_news(&self, news: News, now: Instant) -> bool {
+        let mut said = self.0.lock().expect("no panic under this lock");
+        let is_old = |last: &Instant| now >= *last + QUIET;
+        if said.get(&news).is_some_and(|last| !is_old(last)) {
+            return false;
+        }
+        if said.len() >= REMEMBERED {
+            said.retain(|_, last| !is_old(last));
+        }
+        if said.len() >= REMEMBERED {
+            return false;
+        }
+        said.insert(news, now);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_decides() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], First::Http),
+            (b"P", First::Http),
+            (b"brew /", First::Http),
+            (b"\r\nGET", First::Http),
+            (&[0x16, 3, 1, 2, 0], First::Tls),
+            (&[0x16], First::Tls),
+            (&[0x10, 12, 0, 4, b'M'], First::Mqtt),
+            // HARDWARE_LOGIN and LOGIN of Blynk.
+            (&[29, 0, 1, 0, 32], First::Other),
+            (&[2], First::Other),
+            (&[0], First::Other),
+        ] {
+            assert_eq!(First::of(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_mistake_is_news_once_a_while_and_the_memory_is_bounded() {
+        let (said, now) = (Said::default(), Instant::now());
+        let address = |n: u32| (IpAddr::from(n.to_be_bytes()), discriminant(&Refused::Http));
+
+        assert!(said.is_news(address(1), now));
+        assert!(said.is_news((address(1).0, discriminant(&Refused::Mqtt)), now));
+        assert!(!said.is_news(address(1), now + QUIET / 2));
+        assert!(said.is_news(address(2), now + QUIET / 2));
+        assert!(said.is_news(address(1), now + QUIET));
+
+        for n in 0..5000 {
+            said.is_news(address(n), now + QUIET);
+        }
+        assert_eq!(said.0.lock().unwrap().len(), REMEMBERED);
+        assert!(said.is_news(address(5000), now + QUIET * 2));
+    }
+}
