@@ -715,7 +715,7 @@ impl Inner {
             let mut state = lock(&surplus.state);
             if let Some(absence) = state.absence() {
                 absence.end = now;
-                away.put_off(due, absence.due(), surplus.id);
+                away.dismiss(due, absence.due(), surplus.id);
             }
         }
     }
