@@ -63,7 +63,7 @@ impl Queue {
         self.slots.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

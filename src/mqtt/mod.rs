@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+#[cfg(fuzzing)]
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -142,6 +144,16 @@ impl Mqtt {
             self.goodbye.clone(),
         );
         self.connections.spawn(serving);
+    }
+
+    /// Serves a stream that is no connection and has no place among them.
+    #[cfg(fuzzing)]
+    pub fn converse<S>(&self, stream: S, peer: SocketAddr) -> impl Future<Output = ()> + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shared = Arc::clone(&self.shared);
+        connection::serve(stream, peer, (), shared, self.goodbye.clone())
     }
 
     /// Publishes what the hub has to tell until `stop`, and then `offline`.
