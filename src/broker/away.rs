@@ -21,6 +21,8 @@ pub(super) struct Away {
 struct Entry {
     session: Arc<Shared>,
     arrival: u64,
+    /// Whether it has to go, because there were too many; until it has gone it is none of them.
+    is_surplus: bool,
 }
 
 impl Away {
@@ -32,14 +34,20 @@ impl Away {
     pub(super) fn add(&mut self, due: Instant, session: Arc<Shared>) {
         self.arrivals += 1;
         let arrival = self.arrivals;
-        self.by_due
-            .insert((due, session.id), Entry { session, arrival });
+        let key = (due, session.id);
+        let entry = Entry {
+            session,
+            arrival,
+            is_surplus: false,
+        };
+        self.by_due.insert(key, entry);
         self.wake_if_next(due);
     }
 
-    /// Removes a session that was added with this time.
-    pub(super) fn remove(&mut self, due: Instant, session: u64) {
-        self.by_due.remove(&(due, session));
+    /// Removes a session that was added with this time; returns whether it had to go.
+    pub(super) fn remove(&mut self, due: Instant, session: u64) -> bool {
+        let removed = self.by_due.remove(&(due, session));
+        removed.is_some_and(|entry| entry.is_surplus)
     }
 
     /// Has something fall due for a session at another time than was said before.
@@ -48,6 +56,14 @@ impl Away {
             self.by_due.insert((to, session), entry);
             self.wake_if_next(to);
         }
+    }
+
+    /// Has a session be over at `now`: it is one too many.
+    pub(super) fn dismiss(&mut self, due: Instant, now: Instant, session: u64) {
+        if let Some(entry) = self.by_due.get_mut(&(due, session)) {
+            entry.is_surplus = true;
+        }
+        self.put_off(due, now, session);
     }
 
     /// The next session for which something is due by now; it stays.
@@ -71,14 +87,15 @@ impl Away {
         all: usize,
         of_owner: usize,
     ) -> Option<(Instant, Arc<Shared>)> {
-        let all_entries = self.by_due.iter();
+        // Several may come before the first of them has gone: each has another go.
+        let all_entries = self.by_due.iter().filter(|(_, entry)| !entry.is_surplus);
         let of_them = all_entries.clone().filter(|(_, entry)| {
             let of_entry = &entry.session.client.owner;
             of_entry.is_some() && of_entry.as_ref() == owner
         });
         let oldest = if of_them.clone().count() > of_owner {
             of_them.min_by_key(|(_, entry)| entry.arrival)
-        } else if self.len() > all {
+        } else if all_entries.clone().count() > all {
             all_entries.min_by_key(|(_, entry)| entry.arrival)
         } else {
             None

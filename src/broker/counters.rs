@@ -31,6 +31,8 @@ pub struct Counters {
     /// Messages of shared subscriptions that went to another member because the first left without
     /// acknowledging them: those copies went out twice.
     pub passed_on: u64,
+    /// Kept sessions that ended because too many clients were away.
+    pub surplus: u64,
     /// Messages that were to be retained and were not, because a limit was reached.
     pub retain_refused: u64,
 }
@@ -79,6 +81,7 @@ pub(super) struct Totals {
     pub(super) session_ended: AtomicU64,
     pub(super) stalled: AtomicU64,
     pub(super) passed_on: AtomicU64,
+    pub(super) surplus: AtomicU64,
     pub(super) retain_refused: AtomicU64,
 }
 

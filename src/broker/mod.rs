@@ -143,6 +143,8 @@ pub struct Opened {
 pub struct Tick {
     /// Wills to be published, and whose they are.
     pub wills: Vec<(ClientKey, Will)>,
+    /// Whose sessions have ended because too many clients were away.
+    pub surplus: Vec<ClientKey>,
     /// When something falls due next.
     pub next: Option<Instant>,
 }
@@ -336,11 +338,16 @@ impl Broker {
     pub fn tick(&self, now: Instant, waker: &Waker) -> Tick {
         let inner = &self.0;
         let mut wills = Vec::new();
+        let mut surplus = Vec::new();
         loop {
             let mut away = lock(&inner.away);
             let Some((due, shared)) = away.due(now) else {
                 let next = away.next_due(waker);
-                return Tick { wills, next };
+                return Tick {
+                    wills,
+                    surplus,
+                    next,
+                };
             };
             let mut state = lock(&shared.state);
             let absence = *state.absence();
@@ -357,7 +364,10 @@ impl Broker {
                 away.put_off(due, absence.end, shared.id);
                 continue;
             }
-            away.remove(due, shared.id);
+            if away.remove(due, shared.id) {
+                add(&inner.totals.surplus);
+                surplus.push(shared.client.clone());
+            }
             drop((state, away));
             inner.end(&shared, None, now);
         }
@@ -595,6 +605,7 @@ impl Broker {
             dropped: totals.dropped(),
             stalled: get(&totals.stalled),
             passed_on: get(&totals.passed_on),
+            surplus: get(&totals.surplus),
             retain_refused: get(&totals.retain_refused),
         }
     }
@@ -715,7 +726,7 @@ impl Inner {
             let mut state = lock(&surplus.state);
             if let Some(absence) = state.absence() {
                 absence.end = now;
-                away.put_off(due, absence.due(), surplus.id);
+                away.dismiss(due, absence.due(), surplus.id);
             }
         }
     }

@@ -63,7 +63,7 @@ impl Queue {
         self.slots.is_empty()
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -141,6 +141,17 @@ impl Queue {
             self.forget(&slot);
             totals.queue_full(slot.qos);
         }
+    }
+
+    /// Removes the oldest of QoS 0, counted, as long as there is no room; returns whether there is.
+    pub(super) fn drop_for(&mut self, slot: &Slot, bounds: Bounds, totals: &Totals) -> bool {
+        while !self.has_room(slot, bounds) {
+            if self.qos0 == 0 {
+                return false;
+            }
+            self.drop_oldest(totals);
+        }
+        true
     }
 
     /// Removes everything because the session ends, counted.

@@ -242,7 +242,13 @@ impl State {
             return Offered::Done;
         }
         if slot.qos == QoS::AtMostOnce {
-            totals.queue_full(slot.qos);
+            // The newest is worth the most, but it passes nobody who waits.
+            if self.waiting.is_empty() && self.queue.drop_for(&slot, bounds, totals) {
+                self.push(slot, now);
+                self.unpark(wakes);
+            } else {
+                totals.queue_full(slot.qos);
+            }
             return Offered::Done;
         }
         if !self.is_connected() {

@@ -153,6 +153,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         };
         match admitted {
             Ok(admitted) => match Connection::open(wire, shared, *connect, admitted, peer) {
+                // To a client that takes no packet of this size nothing can be said at all.
+                Ok(connection) if connection.wire.outbox.is_empty() => {
+                    tracing::debug!(%peer, "the CONNACK is larger than its maximum packet size");
+                }
                 Ok(connection) => return Some(connection),
                 Err(wire) => {
                     let reason = Reason::BAD_USER_NAME_OR_PASSWORD;

@@ -144,6 +144,16 @@ impl Mqtt {
             .spawn(connection::serve(stream, peer, place, shared, goodbye));
     }
 
+    /// Serves a stream that is no connection and has no place among them.
+    #[cfg(fuzzing)]
+    pub fn converse<S>(&self, stream: S, peer: SocketAddr) -> impl Future<Output = ()> + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let shared = Arc::clone(&self.shared);
+        connection::serve(stream, peer, (), shared, self.goodbye.clone())
+    }
+
     /// Publishes what the hub has to tell until `stop`, and then `offline`.
     pub async fn observe(&self, stop: CancellationToken) {
         observer::run(&self.shared, stop).await;

@@ -119,6 +119,7 @@ fn entries(counters: &Counters, uptime: Duration, own: usize) -> Vec<(String, St
         ("connections", refused.connections),
         ("connections_per_address", refused.per_address),
         ("stalled", broker.stalled),
+        ("too_many_away", broker.surplus),
     ];
     let clients: Vec<_> = counters
         .clients_refused

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::bell::Bell;
 use super::connection::{publish_will, until};
+use crate::broker::AWAY_PER_OWNER;
 
 /// Keeps the broker's time until `stop`.
 pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
@@ -18,6 +19,14 @@ pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
             if let Some(principal) = shared.access.principal(&client.login) {
                 publish_will(shared, &principal, &client, will);
             }
+        }
+        for client in tick.surplus {
+            let line = format_args!(
+                "the session of `{}` has ended, which waited for it longest: a device may have \
+                 {AWAY_PER_OWNER} that wait, all together `limits.connections`",
+                client.client_id
+            );
+            shared.intake.gossip.warn(&client.login, line);
         }
         tokio::select! {
             () = until(tick.next) => {}

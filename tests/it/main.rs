@@ -12,6 +12,7 @@ mod hostile;
 mod layers;
 mod lifecycle;
 mod limits;
+mod load;
 mod mqtt311;
 mod mqtt5;
 mod net;

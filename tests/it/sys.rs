@@ -145,7 +145,12 @@ async fn every_reason_has_its_number() {
             assert_eq!(numbers[&format!("{group}/{reason}")], "0");
         }
     }
-    for more in ["connections", "connections_per_address", "stalled"] {
+    for more in [
+        "connections",
+        "connections_per_address",
+        "stalled",
+        "too_many_away",
+    ] {
         assert_eq!(numbers[&format!("clients/refused/{more}")], "0");
     }
 }

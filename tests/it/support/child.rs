@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, BufReader};
@@ -29,7 +30,11 @@ const UNWANTED: [&str; 8] = [
 
 /// A command of pinhook's, in `folder`, with nothing of the surroundings in its way.
 pub fn pinhook(folder: &Path) -> Command {
-    let mut command = Command::new(PINHOOK);
+    undisturbed(PINHOOK, folder)
+}
+
+fn undisturbed(program: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(folder).kill_on_drop(true);
     command
         .stdin(Stdio::null())
@@ -40,6 +45,9 @@ pub fn pinhook(folder: &Path) -> Command {
     }
     command
 }
+
+/// What Linux counts processor time in, whatever the machine (`sysconf(_SC_CLK_TCK)`).
+pub const TICK: Duration = Duration::from_millis(10);
 
 /// A running pinhook; it is killed when dropped.
 pub struct Process {
@@ -91,9 +99,24 @@ impl Process {
     /// Starts `pinhook run` in `folder` with the whole configuration and with
     /// these variables.
     pub async fn start_in(folder: TempDir, yaml: &str, variables: &[(&str, &str)]) -> Process {
-        std::fs::write(folder.path().join("config.yaml"), yaml).expect("a written file");
         let mut command = pinhook(folder.path());
         command.arg("run").envs(variables.iter().copied());
+        Process::launch(folder, yaml, command).await
+    }
+
+    /// Starts `pinhook run` as [`start`](Process::start) does, with so many
+    /// descriptors to open files and sockets.
+    pub async fn start_with_descriptors(yaml: &str, descriptors: usize) -> Process {
+        let folder = tempfile::tempdir().expect("a folder");
+        let yaml = format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}");
+        let limit_and_run = format!("ulimit -n {descriptors} && exec {PINHOOK} run");
+        let mut command = undisturbed("sh", folder.path());
+        command.args(["-c", &limit_and_run]);
+        Process::launch(folder, &yaml, command).await
+    }
+
+    async fn launch(folder: TempDir, yaml: &str, mut command: Command) -> Process {
+        std::fs::write(folder.path().join("config.yaml"), yaml).expect("a written file");
         let mut child = command.spawn().expect("a started process");
         let said = Said::default();
         said.listen(child.stdout.take().expect("its output"));
@@ -169,6 +192,19 @@ impl Process {
         let id = self.child.id().expect("it was not waited for");
         let open = std::fs::read_dir(format!("/proc/{id}/fd")).expect("its descriptors");
         open.count()
+    }
+
+    /// The processor time that all its threads have used so far, in steps of [`TICK`].
+    pub fn worked(&self) -> Duration {
+        let id = self.child.id().expect("it was not waited for");
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).expect("its figures");
+        // The name, which may hold anything, ends at the last parenthesis (proc(5)).
+        let (_, figures) = stat.rsplit_once(')').expect("a name");
+        let figures = figures.split_whitespace().skip(11).take(2);
+        let ticks: u32 = figures
+            .map(|ticks| ticks.parse::<u32>().expect("a number"))
+            .sum();
+        TICK * ticks
     }
 
     fn status(&self, field: &str) -> u64 {
