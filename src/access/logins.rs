@@ -462,7 +462,9 @@ mod tests {
 
     #[test]
     fn a_login_is_void_when_it_is_gone_or_would_be_another() {
-        let other: Filters = Filters(vec!["house/#".parse().unwrap()]);
+        let filters = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+        let other = Filters::new(filters(&["house/#"]), Vec::new());
+        let less = Filters::new(Vec::new(), filters(&["house/#"]));
         let both = ["porch", "porch mounted"];
 
         assert!(void_after(|_| {}).is_empty());
@@ -471,6 +473,10 @@ mod tests {
         assert_eq!(void, ["porch"]);
         let void = void_after(|new| new.devices[0].subscribe = other.clone());
         assert_eq!(void, ["porch"]);
+        let void = void_after(|new| new.devices[0].subscribe = less.clone());
+        assert_eq!(void, ["porch"]);
+        let void = void_after(|new| new.users[0].subscribe = less.clone());
+        assert_eq!(void, ["anna"]);
         let void = void_after(|new| drop(new.devices.remove(0)));
         assert_eq!(void, both);
         let void = void_after(|new| {
@@ -490,8 +496,8 @@ mod tests {
             (|new: &mut Settings| drop(new.users.remove(0))) as fn(&mut Settings),
             |new| new.users[0].admin = true,
             |new| new.users[0].password = HASH.replace("t=1", "t=2").parse().unwrap(),
-            |new| new.users[0].publish.0.push("a".parse().unwrap()),
-            |new| new.users[0].subscribe.0.push("a".parse().unwrap()),
+            |new| new.users[0].publish = Filters::new(vec!["a".parse().unwrap()], Vec::new()),
+            |new| new.users[0].subscribe = Filters::new(vec!["a".parse().unwrap()], Vec::new()),
         ] {
             assert_eq!(void_after(change), ["anna"]);
         }

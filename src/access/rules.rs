@@ -1,11 +1,15 @@
 //! What a principal may publish and subscribe: product.md §3.1 and §3.2 as one
 //! function each, tested as a matrix. Topics are full names here, never mounted.
+//!
+//! A list says what it allows and what it takes back of that. A filter that is taken
+//! back in part is granted, with the exclusions that the broker then minds.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::{BaseTopic, Principal};
-use crate::broker::topic;
+use crate::broker::topic::{self, Exclusions};
 
 /// Longest filter of the configuration, in bytes.
 const MAX_FILTER: usize = 512;
@@ -35,17 +39,53 @@ impl fmt::Display for Filter {
     }
 }
 
-/// A list of filters.
+/// A list of filters: what it allows, without what it takes back.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filters(pub Vec<Filter>);
+pub struct Filters {
+    allowed: Vec<Filter>,
+    except: Option<Arc<Exclusions>>,
+}
 
 impl Filters {
+    /// Makes a list from its filters and from those that stand behind a `!`.
+    pub fn new(allowed: Vec<Filter>, excluded: Vec<Filter>) -> Filters {
+        let excluded = excluded.into_iter().map(|filter| filter.0);
+        Filters {
+            allowed,
+            except: Exclusions::new(excluded),
+        }
+    }
+
+    /// Whether it has exclusions, and they leave nothing of what it would allow.
+    pub fn takes_back_all(&self) -> bool {
+        let Some(except) = &self.except else {
+            return false;
+        };
+        self.allowed.iter().all(|own| except.cover(&own.0))
+    }
+
     fn matches(&self, name: &str) -> bool {
-        self.0.iter().any(|own| topic::matches(&own.0, name))
+        self.allowed.iter().any(|own| topic::matches(&own.0, name))
     }
 
     fn covers(&self, filter: &str) -> bool {
-        self.0.iter().any(|own| topic::covers(&own.0, filter))
+        self.allowed.iter().any(|own| topic::covers(&own.0, filter))
+    }
+
+    /// Lets a topic pass that is not taken back.
+    fn check_topic(&self, name: &str) -> Result<(), Refusal> {
+        match &self.except {
+            Some(except) if except.hide(name) => Err(Refusal::Excluded),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets a filter pass that is not taken back whole, with what is not to be seen by it.
+    fn check_filter(&self, filter: &str) -> Result<Option<Arc<Exclusions>>, Refusal> {
+        match &self.except {
+            Some(except) if except.cover(filter) => Err(Refusal::Excluded),
+            except => Ok(except.clone()),
+        }
     }
 }
 
@@ -67,6 +107,9 @@ pub enum Refusal {
     /// Not in the lists of the user.
     #[error("no filter of the user's list allows it")]
     NotListed,
+    /// In the lists, but taken back there.
+    #[error("a filter with `!` in its list takes it back")]
+    Excluded,
 }
 
 /// Who may publish on a topic, whatever anybody's lists say (product.md §3.2).
@@ -130,14 +173,14 @@ impl Principal {
                 Owner::Anybody
                     if !self.is_mounted() && device.is_none() && login.publish.matches(name) =>
                 {
-                    Ok(())
+                    login.publish.check_topic(name)
                 }
                 _ => Err(Refusal::OutsideDevice),
             },
             Principal::User(user) => match owner {
                 Owner::Admins if !user.admin => Err(Refusal::NeedsAdmin),
-                Owner::Admins => Ok(()),
-                _ if user.publish.matches(name) => Ok(()),
+                Owner::Admins => user.publish.check_topic(name),
+                _ if user.publish.matches(name) => user.publish.check_topic(name),
                 _ => Err(Refusal::NotListed),
             },
         }
@@ -145,12 +188,16 @@ impl Principal {
 
     /// Whether it may subscribe to `filter`; `$share/GROUP/` is judged by the
     /// filter behind it. What the broker says of itself, `$SYS`, is for admins and
-    /// for users whose list names it.
+    /// for users whose list names it. Returns what it must not see all the same.
     ///
     /// # Errors
     ///
     /// Why not.
-    pub fn may_subscribe(&self, base: &BaseTopic, filter: &str) -> Result<(), Refusal> {
+    pub fn may_subscribe(
+        &self,
+        base: &BaseTopic,
+        filter: &str,
+    ) -> Result<Option<Arc<Exclusions>>, Refusal> {
         let filter = match filter.strip_prefix("$share/") {
             Some(shared) => shared.split_once('/').map_or("", |(_, behind)| behind),
             None => filter,
@@ -161,19 +208,21 @@ impl Principal {
         match self {
             Principal::Device { login, .. } => {
                 let own = format!("{base}/{}/#", login.device.name);
-                let is_own = topic::covers(&own, filter);
+                if topic::covers(&own, filter) {
+                    return Ok(None);
+                }
                 // A list may have been checked against the base after the next start.
                 let is_listed =
                     !self.is_mounted() && !base.meets(filter) && login.subscribe.covers(filter);
-                match is_own || is_listed {
-                    true => Ok(()),
+                match is_listed {
+                    true => login.subscribe.check_filter(filter),
                     false => Err(Refusal::OutsideDevice),
                 }
             }
             Principal::User(user) => {
                 let is_system = filter.split('/').next() == Some(SYSTEM);
                 match (is_system && user.admin) || user.subscribe.covers(filter) {
-                    true => Ok(()),
+                    true => user.subscribe.check_filter(filter),
                     false => Err(Refusal::NotListed),
                 }
             }

@@ -384,6 +384,7 @@ impl Run {
             retain_as_published: false,
             retain_handling: RetainHandling::Always,
             id: None,
+            except: None,
         };
         let _ = self
             .broker

@@ -7,13 +7,15 @@
 //! [`Broker::tick`] sees to. Nothing is unbounded, and nothing is lost without a count.
 //!
 //! What it does not know: packets and topic aliases (the caller checks topics with
-//! [`topic::validate_topic`]), permissions (the caller asks before it publishes or subscribes), and
-//! what a topic means.
+//! [`topic::validate_topic`]), permissions (the caller asks before it publishes or subscribes, and
+//! names the [`Exclusions`] of what it subscribes to), and what a topic means.
 //!
 //! **Invariant:** the bounds of [`Settings`] hold at all times. **Invariant:** what one publisher
 //! publishes with one QoS reaches a subscriber in that order, and what is retained for a topic is
 //! what its subscribers were sent last. **Invariant:** a session gives out a message with QoS 2
-//! under one packet id only, and never again once that is released.
+//! under one packet id only, and never again once that is released. **Invariant:** what the
+//! exclusions of a subscription hide does not reach its session by it: not live, not retained, not
+//! in the queue of a client that is away, not as the turn or the inheritance of a group's member.
 
 mod away;
 mod counters;
@@ -48,7 +50,7 @@ use retained::{Limits, Retained, Walk};
 use session::{Shared, wake};
 use state::{Absence, Attach, Closed, Offered, Publisher, State};
 use subscriptions::{Entry, Group, Subscriber, Subscriptions};
-use topic::FilterError;
+use topic::{Exclusions, FilterError};
 
 pub use counters::{Counters, Dropped};
 pub use message::{MESSAGE_OVERHEAD, Message, Properties, QoS, Will};
@@ -176,6 +178,8 @@ pub struct Subscription {
     pub retain_handling: RetainHandling,
     /// The subscription identifier, sent with each message.
     pub id: Option<u32>,
+    /// What is left out although the filter matches it.
+    pub except: Option<Arc<Exclusions>>,
 }
 
 /// When a subscription brings the retained messages (MQTT-3.3.1-9 to -11).
@@ -417,8 +421,11 @@ impl Broker {
             let mut groups: Vec<&Group> = Vec::new();
             let _ = subscriptions.visit(&message.topic, |entry| {
                 match entry {
-                    Entry::One(subscriber) if subscriber.wants(from) => matching.push(subscriber),
-                    Entry::One(_) => {}
+                    Entry::One(subscriber) => {
+                        if subscriber.wants(from) && subscriber.may_see(&message.topic) {
+                            matching.push(subscriber);
+                        }
+                    }
                     Entry::Group(group) => groups.push(group),
                 }
                 ControlFlow::Continue(())
@@ -481,7 +488,7 @@ impl Broker {
                     lock(&member.session.state).readiness(&slot(&[member], share), bounds)
                 };
                 let _ = group
-                    .candidates(readiness)
+                    .candidates(&message.topic, readiness)
                     .any(|member| offer(&member.session, slot(&[member], share)));
             }
         }
@@ -528,7 +535,9 @@ impl Broker {
                         backlog.retain(|walk| walk.filter != wanted.filter);
                         let without = wanted.no_local.then(|| shared.client.clone());
                         let filter = wanted.filter.clone();
-                        backlog.push_back(Walk::new(filter, qos, wanted.id, without, sequence));
+                        let except = wanted.except.clone();
+                        let walk = Walk::new(filter, qos, wanted.id, without, except, sequence);
+                        backlog.push_back(walk);
                     }
                     Ok(qos)
                 })
@@ -575,7 +584,10 @@ impl Broker {
     /// Whether anybody would get a message on this topic. Cheap: makers of messages ask it first.
     pub fn has_subscribers(&self, topic: &str) -> bool {
         read(&self.0.subscriptions)
-            .visit(topic, |_| ControlFlow::Break(()))
+            .visit(topic, |entry| match entry.may_see(topic) {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
             .is_break()
     }
 
@@ -653,6 +665,7 @@ impl Inner {
             qos: wanted.qos,
             no_local: wanted.no_local,
             retain_as_published: wanted.retain_as_published,
+            except: wanted.except.clone(),
         };
         subscriptions.insert(&wanted.filter, subscriber, || self.new_id());
         Ok(Added {
@@ -792,7 +805,8 @@ impl Inner {
             };
             let readiness =
                 |member: &Subscriber| lock(&member.session.state).readiness(&slot, bounds);
-            let taken = group.candidates(readiness).any(|member| {
+            let topic = &slot.message.topic;
+            let taken = group.candidates(topic, readiness).any(|member| {
                 let slot = member.again(&slot);
                 let mut state = lock(&member.session.state);
                 let offered =

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::ClientKey;
 use super::message::{Message, QoS};
-use super::topic::matches;
+use super::topic::{Exclusions, matches};
 
 /// Why a message was delivered but not retained. What was retained before stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +231,8 @@ pub(super) struct Walk {
     pub(super) subscription_id: Option<u32>,
     /// The subscriber, if it does not want its own messages.
     without: Option<ClientKey>,
+    /// What is left out although the filter matches it.
+    except: Option<Arc<Exclusions>>,
     /// What was retained later than this the subscriber has got live.
     until: u64,
     /// How many bytes of the filter every match begins with.
@@ -245,6 +247,7 @@ impl Walk {
         qos: QoS,
         subscription_id: Option<u32>,
         without: Option<ClientKey>,
+        except: Option<Arc<Exclusions>>,
         until: u64,
     ) -> Walk {
         let wildcard = filter.find(['+', '#']).unwrap_or(filter.len());
@@ -258,6 +261,7 @@ impl Walk {
             qos,
             subscription_id,
             without,
+            except,
             until,
             prefix,
             after: None,
@@ -273,6 +277,10 @@ impl Walk {
             && entry.deadline.is_none_or(|deadline| deadline > now)
             && (self.without.is_none() || self.without != entry.from)
             && matches(&self.filter, topic)
+            && self
+                .except
+                .as_ref()
+                .is_none_or(|except| !except.hide(topic))
     }
 }
 
@@ -329,6 +337,7 @@ mod tests {
         Walk::new(
             filter.into(),
             QoS::AtMostOnce,
+            None,
             None,
             None,
             retained.sequence(),
@@ -464,6 +473,7 @@ mod tests {
             QoS::AtMostOnce,
             None,
             Some(client("me")),
+            None,
             sequence,
         );
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::message::QoS;
 use super::session::Shared;
-use super::topic::split_share;
+use super::topic::{Exclusions, split_share};
 use super::tree::Tree;
 
 /// All subscriptions of all sessions.
@@ -33,6 +33,7 @@ pub(super) struct Subscriber {
     pub(super) qos: QoS,
     pub(super) no_local: bool,
     pub(super) retain_as_published: bool,
+    pub(super) except: Option<Arc<Exclusions>>,
 }
 
 /// The members of a shared subscription; there is at least one.
@@ -133,23 +134,45 @@ impl Subscriptions {
     }
 }
 
+impl Entry {
+    /// Whether somebody here may get a message on this topic, which matches.
+    pub(super) fn may_see(&self, topic: &str) -> bool {
+        match self {
+            Entry::One(subscriber) => subscriber.may_see(topic),
+            Entry::Group(group) => group.members.iter().any(|member| member.may_see(topic)),
+        }
+    }
+}
+
+impl Subscriber {
+    /// Whether no exclusion hides a topic that matches.
+    pub(super) fn may_see(&self, topic: &str) -> bool {
+        self.except
+            .as_ref()
+            .is_none_or(|except| !except.hide(topic))
+    }
+}
+
 impl Group {
     /// The filter with its `$share/GROUP/`.
     pub(super) fn share(&self) -> &Arc<str> {
         &self.share
     }
 
-    /// Members in the order in which a message is to be offered to them: the one whose turn it is
-    /// first, but who is away after who is there, and who has no room after who has.
+    /// Members that may see a topic, in the order in which a message on it is to be offered to them:
+    /// the one whose turn it is first, but who is away after who is there, and who has no room after
+    /// who has.
     pub(super) fn candidates(
         &self,
+        topic: &str,
         readiness: impl Fn(&Subscriber) -> Readiness,
     ) -> impl Iterator<Item = &Subscriber> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.members.len();
         let (later, sooner) = self.members.split_at(turn);
         let mut second = Vec::new();
         let mut ready = None;
-        for member in sooner.iter().chain(later) {
+        let members = sooner.iter().chain(later);
+        for member in members.filter(|member| member.may_see(topic)) {
             match readiness(member) {
                 Readiness::Ready => {
                     ready = Some(member);

@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::*;
 
+mod excluded;
 mod kept;
 mod shared;
 
@@ -108,6 +109,7 @@ fn filter(filter: &str, qos: QoS) -> Subscription {
         retain_as_published: false,
         retain_handling: RetainHandling::Always,
         id: None,
+        except: None,
     }
 }
 

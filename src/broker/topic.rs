@@ -3,7 +3,11 @@
 //!
 //! A `$share/GROUP/` prefix has no meaning for matching: [`split_share`] takes it off first.
 
+mod exclusions;
+
 use std::fmt;
+
+pub use exclusions::Exclusions;
 
 /// The most levels a topic name or a filter may have.
 ///

@@ -308,10 +308,26 @@ fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose<'_>) -> Fi
     let Some(at) = at else {
         return Filters::default();
     };
-    let mut filters = Vec::new();
+    let (mut allowed, mut excluded) = (Vec::new(), Vec::new());
+    let faults_before = reader.faults.len();
     for item in reader.list(at, "a list of topic filters, such as [home/#]") {
         let Some(text) = reader.text(&item, "a topic filter, such as home/#") else {
             continue;
+        };
+        let behind = text.strip_prefix('!');
+        let (list, text, expected, own) = match behind {
+            Some(behind) => (
+                &mut excluded,
+                behind,
+                "a topic filter behind the `!`, such as \"!home/#\"",
+                "a device's own topics there cannot be taken from it",
+            ),
+            None => (
+                &mut allowed,
+                text.as_str(),
+                "a topic filter, such as home/# or +/door",
+                "a device has its own topics there without a filter",
+            ),
         };
         let first = text.split('/').next().unwrap_or_default();
         if first == "$share" {
@@ -320,26 +336,32 @@ fn filters(reader: &mut Reader<'_>, at: Option<&At<'_>>, whose: Whose<'_>) -> Fi
                 .faults
                 .push(fault.expected("the filter behind `$share/GROUP/`: it decides"));
         } else if let Whose::Device(base) = whose
-            && base.meets(&text)
+            && base.meets(text)
         {
             let fault = item.fault(format!("{} reaches into `{base}/`", item.describe()));
             let fault = fault.expected(format!("a filter outside `{base}/`"));
-            reader
-                .faults
-                .push(fault.hint("a device has its own topics there without a filter"));
+            reader.faults.push(fault.hint(own));
         } else {
             match text.parse::<Filter>() {
-                Ok(filter) => filters.push(filter),
+                Ok(filter) => list.push(filter),
                 Err(error) => {
                     let fault = item.fault(format!("found {}: {error}", item.describe()));
-                    reader
-                        .faults
-                        .push(fault.expected("a topic filter, such as home/# or +/door"));
+                    reader.faults.push(fault.expected(expected));
                 }
             }
         }
     }
-    Filters(filters)
+    let filters = Filters::new(allowed, excluded);
+    if filters.takes_back_all() && reader.faults.len() == faults_before {
+        let fault = at.fault("the filters with `!` leave nothing of what the list allows");
+        let fault = fault.expected("a filter that they take something back from");
+        let hint = match whose {
+            Whose::Device(_) => "add one, such as home/#, or leave those with `!` out",
+            Whose::User => "add one, such as \"#\" for everything, or leave those with `!` out",
+        };
+        reader.faults.push(fault.hint(hint));
+    }
+    filters
 }
 
 /// The demonstration token is known to everybody: it must stay on this machine.

@@ -331,11 +331,16 @@ impl Builder<'_> {
     /// Whether the node carries `!!own`; any other tag is a problem.
     fn tag(&mut self, tag: Option<&Tag>, span: Span, own: &str) -> bool {
         let Some(tag) = tag else { return false };
-        // `!` alone says: not what it looks like, but text.
-        let is_own = tag.is_yaml_core_schema_tag(own) || tag.original() == "!";
+        // `!` alone is one too: `! home/#` must not pass for the filter `home/#`.
+        let is_own = tag.is_yaml_core_schema_tag(own);
         if !is_own {
-            let found = format!("the tag `{}` has no meaning here", tag.original());
-            self.faults.push(Fault::new(span, self.path(), found));
+            let original = tag.original();
+            let found = format!("the tag `{original}` has no meaning here");
+            let fault = Fault::new(span, self.path(), found);
+            self.faults.push(match original.starts_with("!!") {
+                true => fault,
+                false => fault.hint("a text that begins with `!` needs quotes, as in \"!home/#\""),
+            });
         }
         is_own
     }
@@ -581,7 +586,7 @@ mod tests {
                 "[yes, no, on, off, 1_000, 1.2.3, 12:30, e3, .]",
                 "[yes, no, on, off, 1_000, 1.2.3, 12:30, e3, .]",
             ),
-            ("['5', \"true\", !!str 5, ! 5]", "[5, true, 5, 5]"),
+            ("['5', \"true\", !!str 5]", "[5, true, 5]"),
             ("a:\nb: |\n  x\n", "{a: #~, b: x\n}"),
         ] {
             let (root, faults) = read(text);

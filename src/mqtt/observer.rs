@@ -168,6 +168,7 @@ mod tests {
             retain_as_published: false,
             retain_handling: RetainHandling::Always,
             id: None,
+            except: None,
         }
     }
 

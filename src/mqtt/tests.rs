@@ -17,11 +17,12 @@ pub(super) type Login = (&'static str, &'static str, &'static [&'static str]);
 fn access(logins: &[Login]) -> access::Settings {
     let login = |(name, token, publish): &Login| DeviceLogin {
         device: Arc::new(devices::device(name, token)),
-        publish: Filters(
+        publish: Filters::new(
             publish
                 .iter()
                 .map(|filter| filter.parse().unwrap())
                 .collect(),
+            Vec::new(),
         ),
         subscribe: Filters::default(),
     };

@@ -7,6 +7,7 @@ mod cli;
 mod config_errors;
 mod events;
 mod example_config;
+mod exclusions;
 mod flow;
 mod hostile;
 mod layers;

@@ -8,8 +8,15 @@ fn base() -> BaseTopic {
     BaseTopic::default()
 }
 
+/// A list as the configuration has it.
 fn filters(list: &[&str]) -> Filters {
-    Filters(list.iter().map(|text| text.parse().unwrap()).collect())
+    let excluded = list.iter().filter_map(|text| text.strip_prefix('!'));
+    let excluded = excluded.map(|text| text.parse().unwrap()).collect();
+    let allowed = list.iter().filter(|text| !text.starts_with('!'));
+    Filters::new(
+        allowed.map(|text| text.parse().unwrap()).collect(),
+        excluded,
+    )
 }
 
 fn device(is_mounted: bool) -> Principal {
@@ -145,6 +152,144 @@ fn who_may_subscribe() {
             "anna: {filter}"
         );
     }
+}
+
+/// Topics, and whether users with these lists may publish there and subscribe to just that.
+#[test]
+fn an_exclusion_takes_back_what_the_list_allows() {
+    let no_secrets = user(false, &["#", "!secret/#", "!+/key", "!test/nosubscribe"]);
+    let first = user(false, &["!secret/#", "!test/nosubscribe", "!+/key", "#"]);
+    let no_set = user(true, &["!pinhook/shed/set/#", "#", "!pinhook/+/state/#"]);
+    let nothing = user(false, &["!secret/#"]);
+    for (topic, by_no_secrets, by_no_set) in [
+        ("a", true, true),
+        ("secret", false, true),
+        ("secret/a/b", false, true),
+        ("secretary", true, true),
+        ("house/key", false, true),
+        ("house/key/ring", true, true),
+        ("test/nosubscribe", false, true),
+        ("test/nosubscribe/a", true, true),
+        ("/test/nosubscribe", true, true),
+        ("pinhook/shed/set/V0", true, false),
+        ("pinhook/porch/set/V0", true, true),
+    ] {
+        for (principal, expected) in [
+            (&no_secrets, by_no_secrets),
+            (&first, by_no_secrets),
+            (&no_set, by_no_set),
+        ] {
+            let refusal = if expected {
+                Ok(())
+            } else {
+                Err(Refusal::Excluded)
+            };
+            assert_eq!(principal.may_publish(&base(), topic), refusal, "{topic}");
+            let granted = principal.may_subscribe(&base(), topic);
+            assert_eq!(granted.map(drop), refusal, "{topic}");
+        }
+        assert_eq!(nothing.may_publish(&base(), topic), Err(Refusal::NotListed));
+        let granted = nothing.may_subscribe(&base(), topic);
+        assert_eq!(granted, Err(Refusal::NotListed));
+    }
+}
+
+#[test]
+fn a_filter_is_refused_if_nothing_of_it_is_left_and_else_granted_without_the_rest() {
+    let list = [
+        "#",
+        "!secret/#",
+        "!+/key",
+        "!pinhook/+/state/#",
+        "!$SYS/broker/clients/#",
+    ];
+    let anna = user(true, &list);
+    for (filter, hidden) in [
+        (
+            "#",
+            Some(&["secret", "secret/a", "house/key", "pinhook/porch/state/V0"][..]),
+        ),
+        ("+/+", Some(&["house/key", "secret/a"])),
+        ("+", Some(&["secret"])),
+        ("pinhook/#", Some(&["pinhook/porch/state/V0"])),
+        ("$share/g/#", Some(&["secret/a"])),
+        ("$SYS/#", Some(&["$SYS/broker/clients/connected"])),
+        ("secret/#", None),
+        ("secret/+/b", None),
+        ("$share/g/secret/#", None),
+        ("house/key", None),
+        ("pinhook/porch/state/V0", None),
+        ("pinhook/+/state/+", None),
+        ("$SYS/broker/clients/+", None),
+    ] {
+        match (anna.may_subscribe(&base(), filter), hidden) {
+            (Ok(Some(except)), Some(hidden)) => {
+                assert!(hidden.iter().all(|topic| except.hide(topic)), "{filter}");
+                assert!(!except.hide("house/lamp"), "{filter}");
+            }
+            (Err(refusal), None) => assert_eq!(refusal, Refusal::Excluded, "{filter}"),
+            (granted, _) => panic!("{filter}: {granted:?}"),
+        }
+    }
+    // Who has no exclusions is not asked about them.
+    assert_eq!(user(false, &["#"]).may_subscribe(&base(), "#"), Ok(None));
+}
+
+#[test]
+fn a_list_with_exclusions_that_leave_nothing_is_told_apart() {
+    for (list, expected) in [
+        (&[][..], false),
+        (&["#"], false),
+        (&["!a"], true),
+        (&["a", "!a"], true),
+        (&["a/+", "b", "!#"], true),
+        (&["a/+", "b", "!a/#"], false),
+        (&["#", "!a"], false),
+        (&["$SYS/#", "!#"], false),
+    ] {
+        assert_eq!(filters(list).takes_back_all(), expected, "{list:?}");
+    }
+}
+
+#[test]
+fn an_exclusion_of_a_device_takes_back_from_its_list_only() {
+    let device = devices::device("porch", "porch-token-12345");
+    let lists = filters(&["house/#", "!house/secret/#", "!+/porch/#"]);
+    let porch = |is_mounted| Principal::Device {
+        login: Arc::new(DeviceLogin {
+            device: Arc::new(device.clone()),
+            publish: lists.clone(),
+            subscribe: lists.clone(),
+        }),
+        is_mounted,
+    };
+
+    for is_mounted in [true, false] {
+        let porch = porch(is_mounted);
+        assert_eq!(porch.may_publish(&base(), "pinhook/porch/ds/V0"), Ok(()));
+        let own = porch.may_subscribe(&base(), "pinhook/porch/#");
+        assert_eq!(own, Ok(None));
+    }
+    let porch = porch(false);
+    assert_eq!(porch.may_publish(&base(), "house/lamp"), Ok(()));
+    for topic in ["house/secret/a", "house/porch/lamp"] {
+        assert_eq!(porch.may_publish(&base(), topic), Err(Refusal::Excluded));
+        let granted = porch.may_subscribe(&base(), topic);
+        assert_eq!(granted, Err(Refusal::Excluded));
+    }
+    let granted = porch.may_subscribe(&base(), "house/#").unwrap();
+    assert!(granted.is_some_and(|except| except.hide("house/secret/a")));
+}
+
+#[test]
+fn an_admin_resumes_unless_an_exclusion_says_otherwise() {
+    let resume = "pinhook/bridge/request/resume";
+
+    assert_eq!(user(true, &[]).may_publish(&base(), resume), Ok(()));
+    let less = user(true, &["#", "!pinhook/bridge/#"]);
+    assert_eq!(less.may_publish(&base(), resume), Err(Refusal::Excluded));
+    let less = user(false, &["#", "!pinhook/bridge/#"]);
+    assert_eq!(less.may_publish(&base(), resume), Err(Refusal::NeedsAdmin));
 }
 
 #[test]

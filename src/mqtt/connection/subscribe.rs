@@ -58,11 +58,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 reasons.push(Reason::TOPIC_FILTER_INVALID);
                 continue;
             }
-            if let Err(refusal) = self.principal.may_subscribe(base, &filter) {
-                refuse(&wish.filter, SubscribeRefused::NotAllowed, &refusal);
-                reasons.push(Reason::NOT_AUTHORIZED);
-                continue;
-            }
+            let except = match self.principal.may_subscribe(base, &filter) {
+                Ok(except) => except,
+                Err(refusal) => {
+                    refuse(&wish.filter, SubscribeRefused::NotAllowed, &refusal);
+                    reasons.push(Reason::NOT_AUTHORIZED);
+                    continue;
+                }
+            };
             self.shared.before_subscribe(&filter, now);
             let subscription = Subscription {
                 filter: filter.into(),
@@ -75,6 +78,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     RetainHandling::Never => broker::RetainHandling::Never,
                 },
                 id: subscribe.id.map(NonZeroU32::get),
+                except,
             };
             let broker = &self.shared.intake.broker;
             let granted = broker.subscribe(&self.session, &[subscription], now);
