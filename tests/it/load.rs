@@ -231,7 +231,9 @@ async fn a_reader_that_stalls_is_closed_and_the_others_miss_nothing() {
     while let Some(ended) = reading.join_next().await {
         ended.expect("all has arrived");
     }
-    assert!(longest >= STALL, "{longest:?}");
+    // It is counted from when the daemon had read the message, and here from when it was sent and
+    // answers were looked for: a little later.
+    assert!(longest >= STALL * 4 / 5, "{longest:?}");
     let counters = daemon.counters().broker;
     assert_eq!(counters.stalled, 1, "{counters:?}");
     let dropped = &counters.dropped;
