@@ -52,6 +52,13 @@ struct Client {
     session: Option<Memory>,
 }
 
+impl Client {
+    /// While it is connected.
+    fn served(&mut self) -> Option<(&mut Connection, &mut Memory)> {
+        self.connection.as_mut().zip(self.session.as_mut())
+    }
+}
+
 struct Connection {
     session: Session,
     /// What this client's own publish waits for.
@@ -201,11 +208,7 @@ impl Run {
     }
 
     fn next(&mut self, client: usize, b: usize) {
-        let Client {
-            connection: Some(connection),
-            session: Some(memory),
-        } = &mut self.clients[client]
-        else {
+        let Some((connection, memory)) = self.clients[client].served() else {
             return;
         };
         let next = loop {
@@ -310,11 +313,7 @@ impl Run {
     }
 
     fn discard(&mut self, client: usize, outgoing: &Outgoing) {
-        let Client {
-            connection: Some(connection),
-            session: Some(memory),
-        } = &mut self.clients[client]
-        else {
+        let Some((connection, memory)) = self.clients[client].served() else {
             return;
         };
         connection.session.discard(outgoing);
@@ -326,11 +325,7 @@ impl Run {
 
     /// The client answers one of its unfinished messages.
     fn finish(&mut self, client: usize, b: usize) {
-        let Client {
-            connection: Some(connection),
-            session: Some(memory),
-        } = &mut self.clients[client]
-        else {
+        let Some((connection, memory)) = self.clients[client].served() else {
             return;
         };
         let session = &connection.session;
@@ -575,11 +570,7 @@ impl Run {
     }
 
     fn receive(&mut self, client: usize, b: usize) {
-        let Client {
-            connection: Some(connection),
-            session: Some(memory),
-        } = &mut self.clients[client]
-        else {
+        let Some((connection, memory)) = self.clients[client].served() else {
             return;
         };
         if connection.session.closed().is_some() {
@@ -598,11 +589,7 @@ impl Run {
     }
 
     fn release(&mut self, client: usize, b: usize) {
-        let Client {
-            connection: Some(connection),
-            session: Some(memory),
-        } = &mut self.clients[client]
-        else {
+        let Some((connection, memory)) = self.clients[client].served() else {
             return;
         };
         if connection.session.closed().is_none() {

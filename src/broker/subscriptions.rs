@@ -5,8 +5,11 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
-use super::message::QoS;
+use super::ClientKey;
+use super::message::{Message, QoS};
+use super::queue::Slot;
 use super::session::Shared;
 use super::topic::{Exclusions, split_share};
 use super::tree::Tree;
@@ -150,6 +153,49 @@ impl Subscriber {
         self.except
             .as_ref()
             .is_none_or(|except| !except.hide(topic))
+    }
+}
+
+impl Subscriber {
+    /// Whether it wants what that client publishes.
+    pub(super) fn wants(&self, from: Option<&ClientKey>) -> bool {
+        !self.no_local || from.is_none_or(|from| *from != self.session.client)
+    }
+
+    /// The one copy for a session from all of its subscriptions that match.
+    pub(super) fn slot(
+        of_one: &[&Subscriber],
+        share: Option<&Arc<str>>,
+        message: &Arc<Message>,
+        deadline: Option<Instant>,
+        cost: u32,
+    ) -> Slot {
+        let granted = of_one
+            .iter()
+            .map(|s| s.qos)
+            .max()
+            .unwrap_or(QoS::AtMostOnce);
+        Slot {
+            message: message.clone(),
+            deadline,
+            cost,
+            qos: granted.min(message.qos),
+            retain: message.retain && of_one.iter().any(|s| s.retain_as_published),
+            subscription_ids: of_one.iter().filter_map(|s| s.subscription_id).collect(),
+            share: share.cloned(),
+        }
+    }
+
+    /// The copy for this member of a shared subscription in place of another's.
+    pub(super) fn again(&self, of_other: &Slot) -> Slot {
+        let Slot {
+            message,
+            deadline,
+            cost,
+            share,
+            ..
+        } = of_other;
+        Subscriber::slot(&[self], share.as_ref(), message, *deadline, *cost)
     }
 }
 

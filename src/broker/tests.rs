@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU16;
 use std::sync::atomic::AtomicUsize;
-use std::task::Wake;
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
