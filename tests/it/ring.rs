@@ -1010,3 +1010,45 @@ webhooks:
         assert_eq!(client.message().await.text(), "at last");
     }
 }
+
+/// A board that sleeps between two readings: write, leave, and hear the response when it wakes
+/// (product.md §5.5).
+#[tokio::test]
+async fn a_device_that_went_to_sleep_finds_response_and_app_write_when_it_wakes() {
+    for version in BOTH {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let mut service = Service::start(move |_| Answer::ok("05:31").when(&held)).await;
+        let yaml = format!(
+            "{}{}webhooks:\n  sunrise: {{device: porch, pin: V0, url: 'http://{}/', from: hardware}}\n",
+            devices(&["porch"]),
+            admin(),
+            service.host()
+        );
+        let daemon = Daemon::start(&yaml).await;
+        let board = || Hello::mounted(version, "porch").id("board").kept();
+        let mut root = Raw::log_in(daemon.address, Hello::user(version, "root")).await;
+        root.subscribe(&[("pinhook/porch/webhook/sunrise", 1)])
+            .await;
+
+        let mut asleep = Raw::log_in(daemon.address, board()).await;
+        asleep.subscribe(&[("downlink/ds/+", 1)]).await;
+        asleep.publish("ds/V0", "now").await;
+        service.request().await;
+        asleep.goodbye().await;
+        root.publish("pinhook/porch/set/V5", "on").await;
+        gate.open(1);
+        let report = json_of(&root.message().await);
+        assert_eq!(report["outcome"], "ok", "{report}");
+        let (mut awake, is_present) = Raw::resume(daemon.address, board()).await;
+
+        assert!(is_present);
+        let heard: Vec<_> = [awake.message().await, awake.message().await]
+            .map(|message| (message.topic.clone(), message.text().to_owned()))
+            .into();
+        let expected = [("downlink/ds/V5", "on"), ("downlink/ds/V0", "05:31")];
+        let expected = expected.map(|(topic, text)| (topic.to_owned(), text.to_owned()));
+        assert_eq!(heard, expected);
+        daemon.stop().await;
+    }
+}
