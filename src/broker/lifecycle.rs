@@ -11,7 +11,7 @@ use super::message::Will;
 use super::queue::Slot;
 use super::session::{Cause, Session, Shared, wake};
 use super::state::{Absence, Attach, Closed, Offered, Publisher, State};
-use super::subscriptions::Subscriber;
+use super::subscriptions::{Readiness, Subscriber};
 use super::{Broker, ClientKey, Inner, lock, write};
 
 /// Kept sessions of one owner whose clients are away; over it, the one away longest ends. A board
@@ -27,7 +27,7 @@ pub struct Open {
     /// How long the session outlives this connection; zero: not at all.
     pub expiry: Duration,
     /// How many QoS 1 and 2 messages the client takes unacknowledged; 65,535 if it named no number. At
-    /// most [`MAX_IN_FLIGHT`] are sent.
+    /// most [`MAX_IN_FLIGHT`](super::MAX_IN_FLIGHT) are sent.
     pub receive_maximum: u16,
     /// What it leaves behind; permission for it has been checked.
     pub will: Option<Will>,
@@ -326,16 +326,21 @@ impl Inner {
         Some(left)
     }
 
-    /// Offers messages of shared subscriptions to the members that there are now.
+    /// Hands messages of shared subscriptions to members that have room for them; what none has room
+    /// for is dropped and counted, so that one who stalls does not take the others along.
     fn pass_on(&self, slots: Vec<Slot>, now: Instant) {
         if slots.is_empty() {
             return;
         }
         let (bounds, totals) = (self.bounds(), &self.totals);
         let mut wakes = Vec::new();
-        let mut stalled = Vec::new();
         let mut subscriptions = write(&self.subscriptions);
+        let mut full = None;
         for slot in slots {
+            if slot.share.is_some() && slot.share == full {
+                totals.queue_full(slot.qos);
+                continue;
+            }
             let group = slot.share.as_ref();
             let Some(group) = group.and_then(|share| subscriptions.group_mut(share)) else {
                 add(&totals.session_ended);
@@ -344,24 +349,20 @@ impl Inner {
             let readiness =
                 |member: &Subscriber| lock(&member.session.state).readiness(&slot, bounds);
             let topic = &slot.message.topic;
-            let taken = group.candidates(topic, readiness).any(|member| {
+            let is_taken = group.candidates(topic, readiness).any(|member| {
                 let slot = member.again(&slot);
                 let mut state = lock(&member.session.state);
-                let offered =
-                    state.offer(slot, Publisher::Pinhook, now, bounds, totals, &mut wakes);
-                if offered == Offered::Stalled {
-                    stalled.push(member.session.clone());
-                }
-                offered != Offered::Closed
+                let readiness = state.readiness(&slot, bounds);
+                matches!(readiness, Readiness::Ready | Readiness::Away)
+                    && state.offer(slot, Publisher::Pinhook, now, bounds, totals, &mut wakes)
+                        == Offered::Done
             });
-            if !taken {
-                add(&totals.session_ended);
+            if !is_taken {
+                totals.queue_full(slot.qos);
+                full = slot.share;
             }
         }
         drop(subscriptions);
         wake(wakes);
-        for reader in stalled {
-            self.cut_off(&reader, now);
-        }
     }
 }

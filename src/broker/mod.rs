@@ -336,16 +336,14 @@ impl Broker {
                         return Err(SubscribeError::Closed);
                     }
                     let added = inner.add_filter(&mut subscriptions, &mut state, shared, wanted)?;
-                    let qos = wanted.qos;
+                    let under_way = backlog.iter().position(|walk| walk.filter == wanted.filter);
                     if !added.is_shared && wanted.retain_handling.applies(added.is_new) {
-                        backlog.retain(|walk| walk.filter != wanted.filter);
-                        let without = wanted.no_local.then(|| shared.client.clone());
-                        let filter = wanted.filter.clone();
-                        let except = wanted.except.clone();
-                        let walk = Walk::new(filter, qos, wanted.id, without, except, sequence);
-                        backlog.push_back(walk);
+                        under_way.map(|at| backlog.remove(at));
+                        backlog.push_back(Walk::new(wanted, &shared.client, sequence));
+                    } else if let Some(at) = under_way {
+                        backlog[at].replace(wanted, &shared.client);
                     }
-                    Ok(qos)
+                    Ok(wanted.qos)
                 })
                 .collect();
             if !backlog.is_empty() {

@@ -44,8 +44,9 @@ pub(super) struct Queue {
     bytes: usize,
     /// How many are QoS 0, so that nobody looks for one in vain.
     qos0: usize,
-    /// How many have a deadline, likewise.
-    expiring: usize,
+    /// None expires before this, so that nobody looks for what has expired in vain: to look costs
+    /// time with every message for a reader that has stalled.
+    earliest: Option<Instant>,
     /// How many came through a shared subscription, likewise.
     shared: usize,
 }
@@ -79,7 +80,7 @@ impl Queue {
     pub(super) fn push(&mut self, slot: Slot) {
         self.bytes += slot.cost as usize;
         self.qos0 += usize::from(slot.qos == QoS::AtMostOnce);
-        self.expiring += usize::from(slot.deadline.is_some());
+        self.earliest = self.earliest.into_iter().chain(slot.deadline).min();
         self.shared += usize::from(slot.share.is_some());
         self.slots.push_back(slot);
     }
@@ -92,9 +93,10 @@ impl Queue {
 
     /// Removes what has expired, counted.
     pub(super) fn drop_expired(&mut self, now: Instant, totals: &Totals) {
-        if self.expiring > 0 {
+        if self.earliest.is_some_and(|earliest| earliest <= now) {
             let expired = self.remove_all(|slot| slot.is_expired(now));
             add_many(&totals.expired, expired.len());
+            self.earliest = self.slots.iter().filter_map(|slot| slot.deadline).min();
         }
     }
 
@@ -162,15 +164,17 @@ impl Queue {
 
     /// Gives memory back while there is nothing to keep in it.
     pub(super) fn rest(&mut self) {
-        if self.slots.is_empty() && self.slots.capacity() > IDLE_SLOTS {
-            self.slots = VecDeque::new();
+        if self.slots.is_empty() {
+            self.earliest = None;
+            if self.slots.capacity() > IDLE_SLOTS {
+                self.slots = VecDeque::new();
+            }
         }
     }
 
     fn forget(&mut self, slot: &Slot) {
         self.bytes -= slot.cost as usize;
         self.qos0 -= usize::from(slot.qos == QoS::AtMostOnce);
-        self.expiring -= usize::from(slot.deadline.is_some());
         self.shared -= usize::from(slot.share.is_some());
     }
 }
@@ -231,7 +235,7 @@ mod tests {
                 ..Dropped::default()
             }
         );
-        assert_eq!((queue.bytes, queue.qos0, queue.expiring), (0, 0, 0));
+        assert_eq!((queue.bytes, queue.qos0), (0, 0));
     }
 
     #[test]
@@ -246,7 +250,23 @@ mod tests {
 
         assert_eq!(payloads(&mut queue), ["2", "3"]);
         assert_eq!(totals.dropped().expired, 2);
-        assert_eq!((queue.bytes, queue.qos0, queue.expiring), (0, 0, 0));
+        assert_eq!((queue.bytes, queue.qos0), (0, 0));
+    }
+
+    #[test]
+    fn nobody_looks_for_what_cannot_have_expired() {
+        let (mut queue, totals, start) = (Queue::default(), Totals::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for seconds in [5, 3, 9] {
+            queue.push(slot("1", QoS::AtMostOnce, Some(at(seconds))));
+        }
+        assert_eq!(queue.earliest, Some(at(3)));
+
+        queue.drop_expired(at(4), &totals);
+        assert_eq!((queue.len(), queue.earliest), (2, Some(at(5))));
+        while queue.pop().is_some() {}
+        queue.rest();
+        assert_eq!(queue.earliest, None);
     }
 
     #[test]

@@ -9,9 +9,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ClientKey;
 use super::message::{Message, QoS};
 use super::topic::{Exclusions, matches};
+use super::{ClientKey, Subscription};
 
 /// Why a message was delivered but not retained. What was retained before stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,14 +242,9 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(
-        filter: Arc<str>,
-        qos: QoS,
-        subscription_id: Option<u32>,
-        without: Option<ClientKey>,
-        except: Option<Arc<Exclusions>>,
-        until: u64,
-    ) -> Walk {
+    /// The way of `subscriber`'s subscription through what was retained up to `until`.
+    pub(super) fn new(wanted: &Subscription, subscriber: &ClientKey, until: u64) -> Walk {
+        let filter = wanted.filter.clone();
         let wildcard = filter.find(['+', '#']).unwrap_or(filter.len());
         // `a/#` matches `a` as well.
         let prefix = match filter[..wildcard].strip_suffix('/') {
@@ -258,14 +253,22 @@ impl Walk {
         };
         Walk {
             filter,
-            qos,
-            subscription_id,
-            without,
-            except,
+            qos: wanted.qos,
+            subscription_id: wanted.id,
+            without: wanted.no_local.then(|| subscriber.clone()),
+            except: wanted.except.clone(),
             until,
             prefix,
             after: None,
         }
+    }
+
+    /// Goes on from where it is for a subscription that replaces the one it began for.
+    pub(super) fn replace(&mut self, wanted: &Subscription, subscriber: &ClientKey) {
+        *self = Walk {
+            after: self.after.take(),
+            ..Walk::new(wanted, subscriber, self.until)
+        };
     }
 
     fn is_literal(&self) -> bool {
@@ -299,6 +302,7 @@ impl std::error::Error for RetainRefused {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::RetainHandling;
     use crate::broker::message::Properties;
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -333,15 +337,21 @@ mod tests {
         }
     }
 
+    fn subscription(filter: &str, no_local: bool) -> Subscription {
+        Subscription {
+            filter: filter.into(),
+            qos: QoS::AtMostOnce,
+            no_local,
+            retain_as_published: false,
+            retain_handling: RetainHandling::Always,
+            id: None,
+            except: None,
+        }
+    }
+
     fn walk(retained: &Retained, filter: &str) -> Walk {
-        Walk::new(
-            filter.into(),
-            QoS::AtMostOnce,
-            None,
-            None,
-            None,
-            retained.sequence(),
-        )
+        let wanted = subscription(filter, false);
+        Walk::new(&wanted, &client("me"), retained.sequence())
     }
 
     fn rest(retained: &Retained, walk: &mut Walk, now: Instant) -> Vec<String> {
@@ -468,14 +478,8 @@ mod tests {
         let sequence = retained.sequence();
 
         let mut all = walk(&retained, "#");
-        let mut others = Walk::new(
-            "#".into(),
-            QoS::AtMostOnce,
-            None,
-            Some(client("me")),
-            None,
-            sequence,
-        );
+        let wanted = subscription("#", true);
+        let mut others = Walk::new(&wanted, &client("me"), sequence);
 
         let later = start + Duration::from_secs(1);
         assert_eq!(rest(&retained, &mut all, later), ["b", "c"]);

@@ -66,6 +66,8 @@ pub enum Received {
     Again,
     /// One more than the client may have unreleased (MQTT 5: 0x93).
     TooMany,
+    /// The connection is served no longer: the message is another's to take.
+    Closed,
 }
 
 /// Why a connection is served no longer without its own doing.
@@ -139,7 +141,7 @@ impl Session {
     /// tolerated. Whoever calls this, or the other two below, asks for [`next`](Session::next)
     /// after, since the waker is not called.
     pub fn acknowledge(&self, packet_id: NonZeroU16) -> bool {
-        self.settle(|state| state.in_flight().acknowledge(packet_id.get()))
+        self.settle(|state| state.finish(|flight| flight.acknowledge(packet_id.get())))
     }
 
     /// The client sent PUBREC: the message is its own now, and it wants PUBREL; if it refuses the
@@ -147,14 +149,13 @@ impl Session {
     pub fn received(&self, packet_id: NonZeroU16, is_refused: bool) -> bool {
         let id = packet_id.get();
         self.settle(|state| {
-            let flight = state.in_flight();
-            flight.receive(id) && (!is_refused || flight.give_up(id))
+            state.finish(|flight| flight.receive(id) && (!is_refused || flight.give_up(id)))
         })
     }
 
     /// The client sent PUBCOMP. Returns false if none was awaited.
     pub fn complete(&self, packet_id: NonZeroU16) -> bool {
-        self.settle(|state| state.in_flight().complete(packet_id.get()))
+        self.settle(|state| state.finish(|flight| flight.complete(packet_id.get())))
     }
 
     /// Gives up a message that [`next`](Session::next) returned because the client has no name for
@@ -169,10 +170,8 @@ impl Session {
     /// of that size, as if it had been sent (MQTT-3.1.2-25); counts it.
     pub fn discard(&self, outgoing: &Outgoing) {
         let totals = &self.broker.totals;
-        if !outgoing.dup {
-            totals.messages_out.fetch_sub(1, Ordering::Relaxed);
-            add(&totals.too_large);
-        }
+        totals.messages_out.fetch_sub(1, Ordering::Relaxed);
+        add(&totals.too_large);
         self.skip(outgoing);
     }
 
@@ -182,7 +181,7 @@ impl Session {
         let mut state = lock(&self.shared.state);
         match state.serves(self.connection) {
             true => state.receive(packet_id, maximum),
-            false => Received::Again,
+            false => Received::Closed,
         }
     }
 
@@ -317,6 +316,15 @@ impl Held {
                 waker.wake_by_ref();
             }
         }
+    }
+
+    /// Waits no longer: the message goes into the queue in place of the oldest, as pinhook's own do.
+    /// For a publisher that will not be there to wait.
+    pub fn insist(self, now: Instant) {
+        let mut wakes = Vec::new();
+        let (bounds, totals) = (self.broker.bounds(), &self.broker.totals);
+        lock(&self.reader.state).insist(self.number, now, bounds, totals, &mut wakes);
+        wake(wakes);
     }
 
     /// Closes the reader because [`STALL`] has passed, unless the wait is over by now; returns

@@ -39,6 +39,9 @@ pub(super) struct State {
     pub(super) waiting: VecDeque<Waiting>,
     next_waiting: u64,
     in_flight: InFlight,
+    /// Whether it was cut off because it stalled, and has finished nothing since: nobody is made to
+    /// wait for it again, however often it connects.
+    has_stalled: bool,
     /// Packet ids of the client's QoS 2 messages that it has not released yet.
     unreleased: BTreeSet<NonZeroU16>,
     /// When the client last took something, or had nothing to take.
@@ -135,6 +138,7 @@ impl State {
             waiting: VecDeque::new(),
             next_waiting: 0,
             in_flight: InFlight::default(),
+            has_stalled: false,
             unreleased: BTreeSet::new(),
             progress: now,
             was_queues_turn: false,
@@ -204,11 +208,12 @@ impl State {
 
     /// How ready it is to take the message.
     pub(super) fn readiness(&self, slot: &Slot, bounds: Bounds) -> Readiness {
-        match self.is_connected() {
+        match (self.is_connected(), self.lets_in(slot, bounds)) {
             _ if !self.is_open => Readiness::Gone,
-            false => Readiness::Away,
-            true if self.lets_in(slot, bounds) => Readiness::Ready,
-            true => Readiness::Full,
+            (true, true) => Readiness::Ready,
+            (true, false) => Readiness::Full,
+            (false, true) => Readiness::Away,
+            (false, false) => Readiness::AwayFull,
         }
     }
 
@@ -256,7 +261,7 @@ impl State {
             return Offered::Done;
         }
         match from {
-            Publisher::Client => {
+            Publisher::Client if !self.has_stalled => {
                 let number = self.next_waiting;
                 self.next_waiting += 1;
                 self.waiting.push_back(Waiting {
@@ -266,7 +271,7 @@ impl State {
                 });
                 Offered::Held(number)
             }
-            Publisher::Pinhook => {
+            Publisher::Client | Publisher::Pinhook => {
                 let is_stalled = now.saturating_duration_since(self.progress) >= STALL;
                 self.push_out(slot, now, bounds, totals);
                 self.unpark(wakes);
@@ -334,6 +339,13 @@ impl State {
             sent.packet_id = Some(self.in_flight.add(slot));
         }
         Next::Message(sent)
+    }
+
+    /// The client answers something that is in flight; returns whether that was awaited.
+    pub(super) fn finish(&mut self, answer: impl FnOnce(&mut InFlight) -> bool) -> bool {
+        let was_awaited = answer(&mut self.in_flight);
+        self.has_stalled &= !was_awaited;
+        was_awaited
     }
 
     /// What is in flight to the client.
@@ -508,6 +520,23 @@ impl State {
             .ok()
     }
 
+    /// Lets a message that waits in at once, in place of older ones if need be.
+    pub(super) fn insist(
+        &mut self,
+        number: u64,
+        now: Instant,
+        bounds: Bounds,
+        totals: &Totals,
+        wakes: &mut Vec<Waker>,
+    ) {
+        if let Some(at) = self.find_waiting(number)
+            && let Some(waiting) = self.waiting.remove(at)
+        {
+            self.push_out(waiting.slot, now, bounds, totals);
+            self.unpark(wakes);
+        }
+    }
+
     /// Gives up a message that waits.
     pub(super) fn give_up_waiting(&mut self, number: u64, totals: &Totals) {
         if let Some(at) = self.find_waiting(number)
@@ -521,6 +550,7 @@ impl State {
     fn tell(&mut self, cause: Cause, totals: &Totals, wakes: &mut Vec<Waker>) {
         self.cut = Some(cause);
         if cause == Cause::Stalled {
+            self.has_stalled = true;
             add(&totals.stalled);
         }
         wakes.extend(self.link.as_ref().map(|link| link.waker.clone()));

@@ -48,14 +48,16 @@ pub(super) struct Group {
 }
 
 /// How ready a member is for a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Readiness {
     /// Connected, with room.
     Ready,
     /// Connected.
     Full,
-    /// Its session is kept while the client is away.
+    /// Its session is kept while the client is away, and has room.
     Away,
+    /// The same without room.
+    AwayFull,
     /// Its session has ended.
     Gone,
 }
@@ -225,10 +227,10 @@ impl Group {
                     break;
                 }
                 Readiness::Gone => {}
-                other => second.push((other == Readiness::Away, member)),
+                other => second.push((other, member)),
             }
         }
-        second.sort_by_key(|(is_away, _)| *is_away);
+        second.sort_by_key(|(readiness, _)| *readiness);
         ready
             .into_iter()
             .chain(second.into_iter().map(|(_, member)| member))

@@ -774,6 +774,54 @@ fn giving_up_a_held_message_counts_it() {
 }
 
 #[test]
+fn who_cannot_wait_pushes_out_the_oldest() {
+    let (broker, now) = (Broker::new(small(2)), Instant::now());
+    let (reader, wakes) = connect(&broker, "a", now);
+    let _ = broker.subscribe(&reader, &[filter("t", TWO)], now);
+    let from = key("p", "p");
+    let mut held = Vec::new();
+    for text in ["1", "2", "3"] {
+        held.extend(
+            broker
+                .publish(Some(&from), message("t", text, TWO), now)
+                .held,
+        );
+    }
+    wakes.take();
+
+    held.pop().unwrap().insist(now);
+
+    let mut taken = Vec::new();
+    while let Next::Message(outgoing) = reader.next_found(now) {
+        taken.push(payload(&outgoing));
+    }
+    assert_eq!(taken, ["2", "3"]);
+    assert_eq!(broker.counters().dropped.queue_full_qos1, 1);
+}
+
+#[test]
+fn resubscribing_changes_what_retained_messages_still_come() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    broker.publish(None, retained("t", "x", ONE), now);
+    let (session, _) = connect(&broker, "a", now);
+    subscribe(&broker, &session, &["t"], now);
+
+    let again = Subscription {
+        retain_handling: RetainHandling::IfNew,
+        id: Some(3),
+        ..filter("t", ZERO)
+    };
+    assert_eq!(broker.subscribe(&session, &[again], now), [Ok(ZERO)]);
+
+    let taken = drain(&session, now);
+    assert_eq!(taken.len(), 1);
+    assert_eq!(
+        (taken[0].qos, &taken[0].subscription_ids[..]),
+        (ZERO, &[3][..])
+    );
+}
+
+#[test]
 fn an_evicted_reader_is_closed_and_keeps_its_will() {
     let (broker, now) = (Broker::new(small(1)), Instant::now());
     let wakes = Arc::<Wakes>::default();

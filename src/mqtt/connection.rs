@@ -154,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match admitted {
             Ok(admitted) => match Connection::open(wire, shared, *connect, admitted, peer) {
                 // To a client that takes no packet of this size nothing can be said at all.
-                Ok(connection) if connection.wire.outbox.is_empty() => {
+                Ok(connection) if connection.wire.owes => {
                     tracing::debug!(%peer, "the CONNACK is larger than its maximum packet size");
                 }
                 Ok(connection) => return Some(connection),
@@ -293,6 +293,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             if let Err(ending) = self.take_packets() {
                 return ending;
+            }
+            if self.wire.owes {
+                let why = "an answer is larger than the client's maximum packet size".to_owned();
+                return Ending::Fault(Reason::PACKET_TOO_LARGE, why);
             }
             // Decided before more is taken from the session, since a client with
             // a backlog that never ends must be heard, too; and not while packets
@@ -563,6 +567,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             (_, Some((_, why))) => gossip.info(&login, format_args!("disconnected: {why}")),
             (_, None) => gossip.info(&login, "disconnected"),
         }
+        // Its message was taken; nobody is there to wait for an acknowledgement of it.
+        if let Some(holding) = self.holding.take() {
+            let held = holding.held.into_iter();
+            held.for_each(|held| held.insist(Instant::now()));
+        }
         let will = self
             .shared
             .intake
@@ -615,8 +624,9 @@ pub(super) fn publish_will(shared: &Shared, principal: &Principal, client: &Clie
         client,
         budget: None,
     };
-    let intake = &shared.intake;
-    intake.take(publisher, will.message, &topic, Instant::now());
+    let now = Instant::now();
+    let taken = shared.intake.take(publisher, will.message, &topic, now);
+    taken.held.into_iter().for_each(|held| held.insist(now));
 }
 
 /// A response topic is a topic name (MQTT-3.3.2-14).

@@ -14,7 +14,7 @@ use super::packet::Reason;
 use super::pins::{self, Inbound, Misread, Topics};
 use super::publish_own;
 use crate::access::Principal;
-use crate::broker::{Broker, ClientKey, Held, Message, RetainRefused};
+use crate::broker::{Broker, ClientKey, Held, Message, QoS, RetainRefused};
 use crate::hub::{Hub, WriteError};
 use crate::model::property::PropertyError;
 use crate::model::{DeviceName, Write};
@@ -108,6 +108,7 @@ impl Intake {
             }
             Err(reason) => return Taken::at_once(reason),
         };
+        let qos = message.qos;
         let published = self.broker.publish(Some(publisher.client), message, now);
         self.note_drops();
         let reason = match published.retained {
@@ -120,7 +121,11 @@ impl Intake {
                     RetainRefused::Owner => PublishRefused::RetainedPerDevice,
                 });
                 self.tell(principal, &retain_line(shown, refused), now);
-                Reason::QUOTA_EXCEEDED
+                // It was passed on: with QoS 2 a refusal would let it come again.
+                match qos {
+                    QoS::ExactlyOnce => Reason::SUCCESS,
+                    QoS::AtMostOnce | QoS::AtLeastOnce => Reason::QUOTA_EXCEEDED,
+                }
             }
         };
         Taken {

@@ -5,6 +5,7 @@ mod broker_wire;
 mod budgets;
 mod cli;
 mod config_errors;
+mod endings;
 mod events;
 mod example_config;
 mod exclusions;

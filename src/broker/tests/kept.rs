@@ -454,3 +454,63 @@ fn messages_in_flight_take_no_more_bytes_than_a_queue_may() {
 
     assert_eq!(sent, 10);
 }
+
+#[test]
+fn who_stalled_makes_nobody_wait_again_until_it_has_answered_something() {
+    let (broker, now) = (Broker::new(small(2)), Instant::now());
+    let from = key("p", "p");
+    let publish = || {
+        broker
+            .publish(Some(&from), message("t", "x", ONE), now)
+            .held
+    };
+    let reader = kept(&broker, "a", now);
+    subscribe(&broker, &reader, &["t"], now);
+    publish();
+    publish();
+    assert!(publish().pop().unwrap().evict(now));
+    lose(&broker, reader, now);
+
+    for _ in 0..3 {
+        let reader = kept(&broker, "a", now);
+        assert!(publish().is_empty());
+        assert_eq!(reader.closed(), None);
+        lose(&broker, reader, now);
+    }
+    let reader = kept(&broker, "a", now);
+    let Next::Message(first) = reader.next_found(now) else {
+        panic!()
+    };
+    assert!(reader.acknowledge(first.packet_id.unwrap()));
+
+    publish();
+    assert_eq!(publish().len(), 1);
+}
+
+#[test]
+fn a_message_sent_again_that_no_longer_fits_is_counted() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let session = kept(&broker, "a", now);
+    subscribe(&broker, &session, &["t"], now);
+    broker.publish(None, message("t", "x", ONE), now);
+    assert!(matches!(session.next_found(now), Next::Message(_)));
+    lose(&broker, session, now);
+    let session = kept(&broker, "a", now);
+    let Next::Message(again) = session.next_found(now) else {
+        panic!()
+    };
+
+    session.discard(&again);
+
+    let counters = broker.counters();
+    assert_eq!((counters.dropped.too_large, counters.messages_out), (1, 0));
+}
+
+#[test]
+fn a_connection_that_is_served_no_longer_takes_no_message() {
+    let (broker, now) = (Broker::new(Settings::default()), Instant::now());
+    let old = kept(&broker, "a", now);
+    let _new = kept(&broker, "a", now);
+
+    assert_eq!(old.receive(NonZeroU16::MIN, 9), Received::Closed);
+}

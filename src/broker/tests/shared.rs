@@ -185,3 +185,49 @@ fn a_member_may_change_its_mind() {
     assert_eq!(broker.unsubscribe(&members[0], &["$share/g/t"]), [true]);
     assert!(!broker.has_subscribers("t"));
 }
+
+#[test]
+fn of_those_who_are_away_one_with_room_goes_first() {
+    let (broker, now) = (Broker::new(small(2)), Instant::now());
+    let leave = |name| {
+        let member = member(&broker, name, ONE, now);
+        assert_eq!(broker.close(&member, End::Lost, now), None);
+    };
+    leave("a");
+    publish(&broker, &["1", "2"], ONE, now);
+    leave("b");
+
+    publish(&broker, &["3", "4"], ONE, now);
+
+    assert_eq!(broker.counters().dropped, Dropped::default());
+}
+
+/// Its messages find no room with the others; that is no reason to close them, one by one, each
+/// from within the end of the one before.
+#[test]
+fn one_member_that_stalls_takes_no_other_along() {
+    const MEMBERS: usize = 200;
+    let (broker, now) = (Broker::new(small(2)), Instant::now());
+    let member = |number: usize| {
+        let (session, _) = connect(&broker, &number.to_string(), now);
+        subscribe(&broker, &session, &["$share/g/t"], now);
+        session
+    };
+    let members: Vec<_> = (0..MEMBERS).map(member).collect();
+    let from = key("p", "p");
+    let publish = || {
+        broker
+            .publish(Some(&from), message("t", "x", ONE), now)
+            .held
+    };
+    for _ in 0..2 * MEMBERS {
+        assert!(publish().is_empty());
+    }
+
+    assert!(publish().pop().unwrap().evict(now + STALL));
+
+    let ended = members.iter().filter(|member| member.closed().is_some());
+    assert_eq!(ended.count(), 1);
+    let counters = broker.counters();
+    assert_eq!((counters.stalled, counters.dropped.total()), (1, 3));
+}

@@ -13,6 +13,9 @@ pub(super) struct Incoming {
     topics: Vec<Option<String>>,
 }
 
+/// Bytes of the longest character in UTF-8.
+const LONGEST_CHARACTER: usize = 4;
+
 /// Why an alias is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum AliasError {
@@ -41,8 +44,8 @@ impl Incoming {
         }
     }
 
-    /// The topic that is meant. One of more than `longest` bytes is not remembered, since nothing
-    /// can be published there.
+    /// The topic that is meant. Of one that has more than `longest` bytes, and is refused, no more
+    /// is remembered than that it has.
     pub fn resolve(
         &mut self,
         topic: String,
@@ -64,7 +67,8 @@ impl Incoming {
         if self.topics.len() <= at {
             self.topics.resize(at + 1, None);
         }
-        self.topics[at] = Some(&topic).filter(|topic| topic.len() <= longest).cloned();
+        let kept = topic.floor_char_boundary(longest + LONGEST_CHARACTER);
+        self.topics[at] = Some(topic[..kept].to_owned());
         Ok(topic)
     }
 }
@@ -144,7 +148,10 @@ mod tests {
         };
         assert_eq!(resolve("d", number(4)), Err(too_high));
         assert_eq!(resolve(&"l".repeat(11), number(3)), Ok("l".repeat(11)));
-        assert_eq!(resolve("", number(3)), Err(AliasError::Unset(3)));
+        // It goes on to be too long.
+        assert_eq!(resolve("", number(3)), Ok("l".repeat(11)));
+        assert_eq!(resolve(&"ä".repeat(99), number(3)), Ok("ä".repeat(99)));
+        assert_eq!(resolve("", number(3)), Ok("ä".repeat(7)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::super::packet::{Ack, Outgoing, Publish, Qos, Reason, Version};
 use super::wire::message_properties;
 use super::{Connection, Ending, broker_qos, check_response_topic};
 use crate::broker::topic::{TopicError, validate_topic};
-use crate::broker::{Held, Message, Received, STALL};
+use crate::broker::{Cause, Held, Message, Received, STALL};
 
 /// An acknowledgement that waits for readers who have no room for the message.
 pub(super) struct Holding {
@@ -45,7 +45,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 .queue(&acknowledge(qos, packet_id, Reason::SUCCESS));
             return Ok(());
         }
-        let taken = self.take(publish, now)?;
+        let taken = self.take(publish, now).inspect_err(|_| {
+            if let Some(packet_id) = packet_id {
+                self.session.release(packet_id);
+            }
+        })?;
         let reason = taken.reason;
         // 3.1.1 cannot be told that a write was not taken because pinhook
         // stops, but without an acknowledgement it sends it again later.
@@ -84,6 +88,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         match self.session.receive(packet_id, maximum.get().into()) {
             Received::New => Ok(true),
             Received::Again => Ok(false),
+            Received::Closed => Err(Ending::Closed(
+                self.session.closed().unwrap_or(Cause::TakenOver),
+            )),
             Received::TooMany => {
                 let why = format!("more than {maximum} messages with QoS 2 are not released");
                 Err(Ending::Fault(Reason::RECEIVE_MAXIMUM_EXCEEDED, why))

@@ -39,6 +39,9 @@ pub(super) struct Wire<S> {
     pub outbox: BytesMut,
     /// Whether something may still wait inside the stream: TLS and WebSocket have buffers.
     is_unflushed: bool,
+    /// Whether the client was not told something that it is owed, because it takes no packet of
+    /// that size.
+    pub owes: bool,
     codec: Codec,
 }
 
@@ -59,6 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             inbox: BytesMut::new(),
             outbox: BytesMut::new(),
             is_unflushed: false,
+            owes: false,
             codec: Codec::new(max_packet),
         }
     }
@@ -94,7 +98,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn poll_traffic(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Traffic> {
         if !self.outbox.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outbox) {
-                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Traffic::Broken),
+                // It hears nothing any more; what it said before still counts, and is read
+                // until there is no more of it.
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.outbox.clear();
+                    if !may_read {
+                        return Poll::Ready(Traffic::Written);
+                    }
+                }
                 Poll::Ready(Ok(written)) => {
                     self.written(written);
                     return Poll::Ready(Traffic::Written);
@@ -103,8 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             }
         } else if self.is_unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => self.is_unflushed = false,
-                Poll::Ready(Err(_)) => return Poll::Ready(Traffic::Broken),
+                Poll::Ready(_) => self.is_unflushed = false,
                 Poll::Pending => {}
             }
         }
@@ -138,9 +148,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Appends a packet to what is to be written.
     pub fn queue(&mut self, packet: &Outgoing<'_>) {
-        // What is too large for the client is left out: the codec has shortened
-        // already what it could.
-        let _ = self.codec.encode(packet, &mut self.outbox);
+        // The codec has shortened already what it could.
+        self.owes |= self.codec.encode(packet, &mut self.outbox).is_err();
     }
 
     /// Appends a message of at most `limit` bytes; returns how many it has.
