@@ -411,7 +411,7 @@ async fn idle_websockets_cost_little() {
     // The second half shows what one costs; the first half warms the allocator up.
     let each = figures[1] * 1024 / (COUNT as u64 / 2);
     println!("{each} bytes for each of {COUNT} idle WebSockets");
-    assert!(each < 32 * 1024, "{each} bytes each: {figures:?} KiB");
+    assert!(each < 16 * 1024, "{each} bytes each: {figures:?} KiB");
 }
 
 #[tokio::test]
