@@ -21,6 +21,15 @@ use crate::mqtt::{self, Mqtt};
 use crate::net::tls::Tls;
 use crate::net::{self, Accepted, Door, Entrance, Limiter, ListenError, Listener, Opened, Port};
 
+/// Packets of the largest size that one WebSocket message may hold (MQTT-6.0.0-2 lets
+/// it hold any number): some clients join what they send in a row, but a message is
+/// held in memory until it is whole, even of who has not logged in.
+const PACKETS_PER_MESSAGE: usize = 4;
+
+/// Room for many small packets in one WebSocket message, in bytes, however small the
+/// largest packet is.
+const LEAST_MESSAGE: usize = 64 * 1024;
+
 /// Why pinhook does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -172,7 +181,7 @@ impl App {
             mask,
             settings,
         );
-        let http = http(&hub, &mqtt);
+        let http = http(&hub, &mqtt, limits.packet);
         let tls = config.identity.as_ref().map(Tls::new);
         let listeners = bind(&config.listen, tls.as_ref()).await?;
         dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
@@ -296,8 +305,9 @@ async fn bind(listen: &Listen, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenEr
     Ok(listeners)
 }
 
-/// The HTTP front end, which hands WebSockets of MQTT to the other one.
-fn http(hub: &Hub, mqtt: &Mqtt) -> Http {
+/// The HTTP front end, which hands WebSockets of MQTT to the other one, whose packets
+/// are of `packet` bytes at most.
+fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
     let hub = hub.clone();
     let hub = Part::new("hub", move || {
         let hub = hub.clone();
@@ -310,7 +320,9 @@ fn http(hub: &Hub, mqtt: &Mqtt) -> Http {
     let mqtt = mqtt.clone();
     // Boxed, since the task of a connection has room for its stream more than once.
     let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
-    Http::new(Health::new(vec![hub]), Box::new(takeover))
+    let message = packet.saturating_mul(PACKETS_PER_MESSAGE);
+    let message = message.max(LEAST_MESSAGE);
+    Http::new(Health::new(vec![hub]), Box::new(takeover), message)
 }
 
 /// Shows everybody who is let in to their front end.

@@ -13,9 +13,14 @@ use crate::config::LogFormat;
 /// configuration's check has found to be good.
 pub(super) fn start(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    // Its lines have neither webhook nor device; ours say the same and more.
-    let silent = "rustls_platform_verifier=off".parse();
-    let filter = filter.add_directive(silent.expect("a directive"));
+    let silent = [
+        // Its lines have neither webhook nor device; ours say the same and more.
+        "rustls_platform_verifier=off",
+        // It shows whole frames, with the passwords in them.
+        "tungstenite=off",
+    ];
+    let silent = silent.map(|directive| directive.parse().expect("a directive"));
+    let filter = silent.into_iter().fold(filter, EnvFilter::add_directive);
     Registry::default().with(filter).with(layer(format)).init();
 }
 

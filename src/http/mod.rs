@@ -67,14 +67,17 @@ pub type Takeover = Box<dyn Fn(WebSocket<Stream>, SocketAddr, Place) + Send + Sy
 pub struct Http {
     router: Router,
     mqtt: Arc<Takeover>,
+    /// Largest message of a WebSocket, in bytes.
+    max_message: usize,
     connections: TaskTracker,
     goodbye: CancellationToken,
 }
 
 impl Http {
     /// A front end that asks `health` how pinhook is, and hands WebSockets at
-    /// `/mqtt` to `mqtt`.
-    pub fn new(health: Health, mqtt: Takeover) -> Http {
+    /// `/mqtt` to `mqtt`. A message of theirs that has more than `max_message` bytes
+    /// closes them.
+    pub fn new(health: Health, mqtt: Takeover, max_message: usize) -> Http {
         let health = Arc::new(health);
         let router = Router::new()
             .route("/healthz", get(move || health::answer(Arc::clone(&health))))
@@ -87,6 +90,7 @@ impl Http {
         Http {
             router,
             mqtt: Arc::new(mqtt),
+            max_message,
             connections: TaskTracker::new(),
             goodbye: CancellationToken::new(),
         }
@@ -156,7 +160,7 @@ impl Http {
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner().into_inner();
         if is_upgraded.load(Ordering::Relaxed) {
-            return Some(WebSocket::new(stream, parts.read_buf));
+            return Some(WebSocket::new(stream, parts.read_buf, self.max_message).await);
         }
         let _ = timeout(GOODBYE_TIME, stream.shutdown()).await;
         None

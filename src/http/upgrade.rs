@@ -1,101 +1,77 @@
-//! The handshake of WebSocket (RFC 6455 §4.2).
+//! The handshake of WebSocket (RFC 6455 §4.2): what the library says about a
+//! request, in sentences, and the sub-protocol.
 
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
-use axum::response::{IntoResponse, Response};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use axum::http::header::{CONNECTION, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::handshake::server::create_response_with_body;
 
 use super::sentence;
-
-/// What is appended to the client's key (RFC 6455 §1.3).
-const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// The version of the protocol, the only one there is.
-const VERSION: HeaderValue = HeaderValue::from_static("13");
 
 /// Agrees to a WebSocket of `protocol`, or says what is missing.
 pub(super) async fn answer(request: Request, protocol: &'static str) -> Response {
     let headers = request.headers();
-    let refuse = |status, says: String| sentence(status, says);
-    if !has_token(headers, &UPGRADE, "websocket") || request.version() != Version::HTTP_11 {
-        let says = format!(
-            "this is for WebSocket over HTTP/1.1 with the sub-protocol `{protocol}` (RFC 6455)"
-        );
-        let mut response = refuse(StatusCode::UPGRADE_REQUIRED, says);
-        let headers = response.headers_mut();
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        return response;
-    }
-    if !has_token(headers, &CONNECTION, "upgrade") {
-        let says = "`Upgrade: websocket` without `Connection: Upgrade`; does a proxy drop it?";
-        return refuse(StatusCode::BAD_REQUEST, says.to_owned());
-    }
-    if headers.get(SEC_WEBSOCKET_VERSION) != Some(&VERSION) {
-        let says = "WebSocket of version 13 is the only one: `Sec-WebSocket-Version: 13`";
-        let mut response = refuse(StatusCode::UPGRADE_REQUIRED, says.to_owned());
-        response
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_VERSION, VERSION);
-        return response;
-    }
-    let key = headers.get(SEC_WEBSOCKET_KEY);
-    let is_key = |key: &&HeaderValue| STANDARD.decode(key).is_ok_and(|key| key.len() == 16);
-    let Some(key) = key.filter(is_key) else {
-        let says = "`Sec-WebSocket-Key` is missing, or is not 16 bytes in Base64";
-        return refuse(StatusCode::BAD_REQUEST, says.to_owned());
+    let mut response = match create_response_with_body(&request, Body::empty) {
+        Ok(response) => response,
+        Err(error) => return refuse(&error, headers, protocol),
     };
     // MQTT-6.0.0-3: the client must name it, and so must the server.
-    if !tokens(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == protocol) {
+    if !is_offered(headers, protocol) {
         let says = format!(
             "the sub-protocol `{protocol}` is not offered: `Sec-WebSocket-Protocol: {protocol}`"
         );
-        return refuse(StatusCode::BAD_REQUEST, says);
+        return sentence(StatusCode::BAD_REQUEST, says);
     }
-    let headers = [
-        (UPGRADE, HeaderValue::from_static("websocket")),
-        (CONNECTION, HeaderValue::from_static("upgrade")),
-        (SEC_WEBSOCKET_ACCEPT, accept(key)),
-        (SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol)),
-    ];
-    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+    let chosen = HeaderValue::from_static(protocol);
+    response
+        .headers_mut()
+        .insert(SEC_WEBSOCKET_PROTOCOL, chosen);
+    response
 }
 
-/// The proof that the key was read (RFC 6455 §4.2.2).
-fn accept(key: &HeaderValue) -> HeaderValue {
-    let text = [key.as_bytes(), GUID.as_bytes()].concat();
-    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &text);
-    HeaderValue::try_from(STANDARD.encode(hash)).expect("Base64 is a header's value")
-}
-
-/// The parts of a header that is a list (RFC 9110 §5.6.1).
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
-    let values = headers.get_all(name).into_iter();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|token| !token.is_empty())
-}
-
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_proof_is_that_of_the_rfc() {
-        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
-
-        assert_eq!(accept(&key), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+/// Says why a request with these headers is none for a WebSocket.
+fn refuse(error: &Error, headers: &HeaderMap, protocol: &str) -> Response {
+    let required = |says, told: &[(HeaderName, &'static str)]| {
+        let mut response = sentence(StatusCode::UPGRADE_REQUIRED, says);
+        for (name, value) in told {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        response
+    };
+    match error {
+        Error::Protocol(ProtocolError::MissingConnectionUpgradeHeader)
+            if headers.contains_key(UPGRADE) =>
+        {
+            let says = "`Upgrade: websocket` without `Connection: Upgrade`; does a proxy drop it?";
+            sentence(StatusCode::BAD_REQUEST, says.to_owned())
+        }
+        Error::Protocol(ProtocolError::MissingSecWebSocketVersionHeader) => {
+            let says = "WebSocket of version 13 is the only one: `Sec-WebSocket-Version: 13`";
+            required(says.to_owned(), &[(SEC_WEBSOCKET_VERSION, "13")])
+        }
+        Error::Protocol(ProtocolError::MissingSecWebSocketKey) => {
+            let says = "`Sec-WebSocket-Key` is missing".to_owned();
+            sentence(StatusCode::BAD_REQUEST, says)
+        }
+        _ => {
+            let says = format!(
+                "this is for WebSocket over HTTP/1.1 with the sub-protocol `{protocol}` (RFC 6455)"
+            );
+            required(says, &[(UPGRADE, "websocket"), (CONNECTION, "upgrade")])
+        }
     }
+}
+
+/// Whether the client offers this sub-protocol, in one header or in several.
+fn is_offered(headers: &HeaderMap, protocol: &str) -> bool {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let mut offered = offers
+        .filter_map(|offer| offer.to_str().ok())
+        .flat_map(|offer| offer.split(','));
+    offered.any(|offered| offered.trim() == protocol)
 }

@@ -54,8 +54,7 @@ const HOMES: [(&str, &[&str]); 18] = [
     ("rustls_platform_verifier", &["dispatch/tls.rs"]),
     ("tokio_rustls", &["net/tls.rs"]),
     ("axum", &["http/"]),
-    // A hash for WebSocket's handshake, which rustls brings along.
-    ("ring", &["http/upgrade.rs"]),
+    ("tokio_tungstenite", &["http/"]),
     ("x509_cert", &["config/identity.rs", "dispatch/tls.rs"]),
     ("encoding_rs", &["dispatch/received.rs"]),
     ("rumqttc", &["cli/demo"]),

@@ -1,128 +1,83 @@
-use proptest::prelude::*;
+use std::time::Duration;
+
+use futures_util::SinkExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use super::*;
 
-const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+const MAX_MESSAGE: usize = 10_000;
 
-/// A frame as a client sends it; `first` has the opcode and the flags.
+/// A WebSocket whose stream holds so many bytes each way, and its client's.
+async fn pair(room: usize) -> (WebSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
+    let (socket, theirs) = raw_pair(room).await;
+    let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None);
+    (socket, client.await)
+}
+
+async fn raw_pair(room: usize) -> (WebSocket<DuplexStream>, DuplexStream) {
+    let (ours, theirs) = duplex(room);
+    let socket = WebSocket::new(ours, Bytes::new(), MAX_MESSAGE).await;
+    (socket, theirs)
+}
+
+/// A short frame as a client sends it, masked with zeros.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        length @ 0..=125 => bytes.push(0x80 | length as u8),
-        length @ 126..=65_535 => {
-            bytes.push(0x80 | 126);
-            bytes.extend((length as u16).to_be_bytes());
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[first, 0x80 | length, 0, 0, 0, 0], payload].concat()
+}
+
+fn binary(payload: &'static [u8]) -> Message {
+    Message::Binary(Bytes::from_static(payload))
+}
+
+/// The code and the reason of the close that comes next.
+async fn closed(client: &mut WebSocketStream<DuplexStream>) -> (CloseCode, String) {
+    match client.next().await {
+        Some(Ok(Message::Close(Some(close)))) => (close.code, close.reason.to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn messages_are_one_stream_however_they_are_cut() {
+    let (mut socket, mut client) = pair(64).await;
+    let part = |payload: &'static [u8], opcode, is_last| {
+        Message::Frame(Frame::message(payload, OpCode::Data(opcode), is_last))
+    };
+    let sending = tokio::spawn(async move {
+        for message in [
+            binary(b"one "),
+            binary(b""),
+            part(b"two ", Data::Binary, false),
+            Message::Ping(Bytes::new()),
+            part(b"three ", Data::Continue, false),
+            part(b"", Data::Continue, true),
+            Message::Pong(Bytes::new()),
+            binary(&[b'x'; 300]),
+        ] {
+            client.send(message).await.unwrap();
         }
-        length => {
-            bytes.push(0x80 | 127);
-            bytes.extend((length as u64).to_be_bytes());
-        }
-    }
-    bytes.extend(MASK);
-    let masked = payload.iter().zip(MASK.iter().cycle());
-    bytes.extend(masked.map(|(byte, mask)| byte ^ mask));
-    bytes
-}
+        client.close(None).await.unwrap();
+        while let Some(Ok(_)) = client.next().await {}
+    });
 
-/// The data in `bytes`, which come in `pieces`, and the code it is closed with.
-fn parsed(pieces: &[&[u8]]) -> (Vec<u8>, Option<u16>) {
-    let (mut parser, mut data) = (Parser::default(), Vec::new());
-    for piece in pieces {
-        let mut raw = piece.to_vec();
-        let length = parser.take(&mut raw);
-        data.extend(&raw[..length]);
-    }
-    (data, parser.close)
-}
+    let mut data = String::new();
+    socket.read_to_string(&mut data).await.unwrap();
 
-fn socket() -> (WebSocket<DuplexStream>, DuplexStream) {
-    let (ours, theirs) = duplex(64);
-    (WebSocket::new(ours, Bytes::new()), theirs)
-}
-
-#[test]
-fn the_frame_of_the_rfc_is_read() {
-    // RFC 6455 §5.7, with binary in place of text.
-    let hello = [
-        0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
-    ];
-
-    assert_eq!(parsed(&[&hello]), (b"Hello".to_vec(), None));
-}
-
-#[test]
-fn what_breaks_a_rule_is_closed_with_the_code_for_it() {
-    for (bytes, code) in [
-        (frame(0x81, b"text"), 1003),
-        (frame(0x80, b"a continuation of nothing"), 1002),
-        ([frame(0x02, b"a"), frame(0x82, b"b")].concat(), 1002),
-        (frame(0xC2, b"an extension"), 1002),
-        (frame(0x83, b"an opcode that is none"), 1002),
-        (frame(0x09, b"a ping in parts"), 1002),
-        (frame(0x89, &[0; 126]), 1002),
-        (vec![0x82, 0x05, b'a'], 1002),
-        (vec![0x82, 0xFF, 0x80, 0, 0, 0, 0, 0, 0, 0], 1002),
-        (frame(0x88, b""), 1000),
-        (frame(0x88, &[0x03, 0xE9, b'!']), 1001),
-        (frame(0x88, &[0x03]), 1002),
-        (frame(0x88, &1005_u16.to_be_bytes()), 1002),
-        (frame(0x88, &999_u16.to_be_bytes()), 1002),
-    ] {
-        assert_eq!(parsed(&[&bytes]).1, Some(code), "{bytes:02x?}");
-        let behind = [bytes.clone(), frame(0x82, b"more")].concat();
-        assert!(!parsed(&[&behind]).0.ends_with(b"more"), "{bytes:02x?}");
-    }
-}
-
-proptest! {
-    #[test]
-    fn however_frames_are_cut_the_data_is_the_same(
-        messages in prop::collection::vec(
-            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..4),
-            1..5,
-        ),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
-        pings in any::<bool>(),
-    ) {
-        let mut bytes = Vec::new();
-        for message in &messages {
-            for (index, part) in message.iter().enumerate() {
-                let opcode = if index == 0 { BINARY } else { CONTINUATION };
-                let last = if index + 1 == message.len() { FIN } else { 0 };
-                bytes.extend(frame(opcode | last, part));
-                if pings {
-                    bytes.extend(frame(FIN | PING, b"are you there?"));
-                }
-            }
-        }
-        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len())).collect();
-        cuts.sort_unstable();
-        let mut pieces = Vec::new();
-        let mut from = 0;
-        for cut in cuts {
-            pieces.push(&bytes[from..cut]);
-            from = cut;
-        }
-        pieces.push(&bytes[from..]);
-
-        let expected: Vec<u8> = messages.concat().concat();
-        prop_assert_eq!(parsed(&pieces), (expected, None));
-    }
-
-    #[test]
-    fn nothing_that_comes_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
-        let (data, _) = parsed(&[&bytes]);
-        prop_assert!(data.len() <= bytes.len());
-    }
+    assert_eq!(data, format!("one two three {}", "x".repeat(300)));
+    drop(socket);
+    sending.await.unwrap();
 }
 
 #[tokio::test]
 async fn what_came_with_the_handshake_is_read_first() {
     let (ours, mut theirs) = duplex(64);
     let bytes = frame(0x82, b"Hello");
-    let mut socket = WebSocket::new(ours, Bytes::copy_from_slice(&bytes[..7]));
+    let ahead = Bytes::copy_from_slice(&bytes[..7]);
+    let mut socket = WebSocket::new(ours, ahead, MAX_MESSAGE).await;
     theirs.write_all(&bytes[7..]).await.unwrap();
 
     let mut data = [0; 5];
@@ -132,42 +87,92 @@ async fn what_came_with_the_handshake_is_read_first() {
 }
 
 #[tokio::test]
+async fn what_breaks_a_rule_is_closed_with_the_code_for_it() {
+    for (bytes, code) in [
+        (frame(0x81, b"text"), CloseCode::Unsupported),
+        (frame(0x81, b"\xFF"), CloseCode::Invalid),
+        (
+            frame(0x80, b"a continuation of nothing"),
+            CloseCode::Protocol,
+        ),
+        (frame(0xC2, b"an extension"), CloseCode::Protocol),
+        (frame(0x83, b"an opcode that is none"), CloseCode::Protocol),
+        (frame(0x09, b"a ping in parts"), CloseCode::Protocol),
+        (vec![0x82, 1, b'a'], CloseCode::Protocol),
+    ] {
+        let (mut socket, mut theirs) = raw_pair(1000).await;
+        theirs.write_all(&frame(0x82, b"good")).await.unwrap();
+        theirs.write_all(&bytes).await.unwrap();
+
+        let mut data = Vec::new();
+        socket.read_to_end(&mut data).await.unwrap();
+
+        assert_eq!(data, b"good", "{bytes:02x?}");
+        let client = WebSocketStream::from_raw_socket(theirs, Role::Client, None);
+        assert_eq!(closed(&mut client.await).await.0, code, "{bytes:02x?}");
+    }
+}
+
+#[tokio::test]
+async fn a_message_may_be_as_long_as_said_in_one_frame_or_several() {
+    let long = Bytes::from(vec![7; MAX_MESSAGE]);
+    let half = long.slice(..MAX_MESSAGE / 2);
+    let part = |opcode, is_last| {
+        let frame = Frame::message(half.clone(), OpCode::Data(opcode), is_last);
+        Message::Frame(frame)
+    };
+    for more in [
+        vec![Message::Binary([&long[..], &[7]].concat().into())],
+        vec![
+            part(Data::Binary, false),
+            part(Data::Continue, false),
+            part(Data::Continue, true),
+        ],
+    ] {
+        let (mut socket, mut client) = pair(1 << 20).await;
+        client.send(Message::Binary(long.clone())).await.unwrap();
+        for message in more {
+            client.send(message).await.unwrap();
+        }
+
+        let mut data = Vec::new();
+        socket.read_to_end(&mut data).await.unwrap();
+
+        assert!(data == long);
+        let expected = "a message may have 10000 bytes".to_owned();
+        assert_eq!(closed(&mut client).await, (CloseCode::Size, expected));
+    }
+}
+
+#[tokio::test]
 async fn each_write_is_one_frame_and_a_long_one_several() {
-    let (ours, mut theirs) = duplex(1 << 20);
-    let mut socket = WebSocket::new(ours, Bytes::new());
-    let long = vec![7; MAX_FRAME + 200];
+    let (mut socket, mut client) = pair(1 << 20).await;
 
     socket.write_all(b"Hello").await.unwrap();
-    socket.write_all(&long).await.unwrap();
-    drop(socket);
+    socket.write_all(&[7; MAX_FRAME + 200]).await.unwrap();
 
-    let mut bytes = Vec::new();
-    theirs.read_to_end(&mut bytes).await.unwrap();
-    let full = (MAX_FRAME as u16).to_be_bytes();
-    let mut expected = [&[0x82, 5], &b"Hello"[..], &[0x82, 126, full[0], full[1]]].concat();
-    expected.extend(&long[..MAX_FRAME]);
-    expected.extend([0x82, 126, 0, 200]);
-    expected.extend(&long[MAX_FRAME..]);
-    assert!(bytes == expected);
+    for expected in [&b"Hello"[..], &[7; MAX_FRAME], &[7; 200]] {
+        let message = client.next().await.unwrap().unwrap();
+        assert!(message == Message::Binary(Bytes::copy_from_slice(expected)));
+    }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ping_is_answered_while_only_data_is_waited_for() {
-    let (mut socket, mut theirs) = socket();
-    theirs.write_all(&frame(0x89, b"you?")).await.unwrap();
+    let (mut socket, mut client) = pair(64).await;
+    let ping = Bytes::from_static(b"you?");
+    client.send(Message::Ping(ping.clone())).await.unwrap();
 
-    let waits = timeout(Duration::from_millis(50), socket.read_u8()).await;
+    let waits = timeout(Duration::from_secs(1), socket.read_u8()).await;
 
     assert!(waits.is_err());
-    let mut pong = [0; 6];
-    theirs.read_exact(&mut pong).await.unwrap();
-    assert_eq!(&pong, b"\x8A\x04you?");
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::Pong(ping));
 }
 
-/// A peer that sends pings and reads nothing: `duplex` holds 64 bytes.
+/// A peer that sends pings and reads nothing: the stream holds 64 bytes.
 #[tokio::test]
 async fn pings_of_a_client_that_does_not_read_do_not_pile_up() {
-    let (mut socket, mut theirs) = socket();
+    let (mut socket, mut theirs) = raw_pair(64).await;
     let flood = tokio::spawn(async move {
         for _ in 0..1000 {
             theirs.write_all(&frame(0x89, &[0; 125])).await.unwrap();
@@ -175,57 +180,100 @@ async fn pings_of_a_client_that_does_not_read_do_not_pile_up() {
         theirs.write_all(&frame(0x82, b"!")).await.unwrap();
         theirs
     });
-
     assert_eq!(socket.read_u8().await.unwrap(), b'!');
+    let mut theirs = flood.await.unwrap();
 
-    assert!(socket.outbox.len() <= 2 + MAX_CONTROL);
-    drop(flood.await.unwrap());
+    let reading = tokio::spawn(async move {
+        let mut pongs = Vec::new();
+        theirs.read_to_end(&mut pongs).await.unwrap();
+        pongs.len()
+    });
+    socket.flush().await.unwrap();
+    drop(socket);
+
+    let pongs = reading.await.unwrap();
+    assert!(
+        (127..=64 + MAX_FRAME + ASIDE + 127).contains(&pongs),
+        "{pongs}"
+    );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_holds_up_writes() {
-    let (mut socket, _theirs) = socket();
-    socket.write_all(&[0; 100]).await.unwrap();
+    let (mut socket, mut client) = pair(64).await;
+    let mut taken = 0;
+    while let Ok(written) = timeout(Duration::from_secs(1), socket.write(&[7; 1000])).await {
+        taken += written.unwrap();
+    }
+    assert_eq!(taken, 1000);
 
-    let waits = timeout(Duration::from_millis(50), socket.write_all(&[0; 100])).await;
-
-    assert!(waits.is_err());
-    assert!(socket.outbox.len() <= 200);
+    // The write that waits comes through with what is read, and no byte is lost.
+    let writing = tokio::spawn(async move {
+        socket.write_all(&[7; 1000]).await.unwrap();
+        socket.shutdown().await
+    });
+    let mut read = 0;
+    while let Some(Ok(Message::Binary(data))) = client.next().await {
+        read += data.len();
+    }
+    assert_eq!(read, 2000);
+    drop(client);
+    let _ = writing.await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+async fn a_client_is_read_only_when_somebody_asks() {
+    let (mut socket, mut client) = pair(64).await;
+    let sending = tokio::spawn(async move {
+        let mut sent = 0;
+        let send = async {
+            loop {
+                client.send(binary(&[7; 1000])).await.unwrap();
+                sent += 1000;
+            }
+        };
+        let _ = timeout(Duration::from_secs(1), send).await;
+        sent
+    });
+
+    assert_eq!(socket.read_u8().await.unwrap(), 7);
+
+    assert!(sending.await.unwrap() <= 1000 + READ + 64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_write_left_over_goes_with_the_next_read() {
-    let (mut socket, mut theirs) = socket();
+    let (mut socket, mut client) = pair(64).await;
     socket.write_all(&[7; 100]).await.unwrap();
     let reading = tokio::spawn(async move { socket.read_u8().await });
 
-    let mut bytes = [0; 102];
-    theirs.read_exact(&mut bytes).await.unwrap();
+    let message = timeout(Duration::from_secs(1), client.next()).await;
 
-    assert_eq!(bytes[101], 7);
+    assert_eq!(message.unwrap().unwrap().unwrap(), binary(&[7; 100]));
     reading.abort();
 }
 
 #[tokio::test]
 async fn a_close_is_answered_and_ends_the_data() {
-    let (mut socket, mut theirs) = socket();
-    theirs.write_all(&frame(0x82, b"last")).await.unwrap();
-    let code = 1001_u16.to_be_bytes();
-    theirs.write_all(&frame(0x88, &code)).await.unwrap();
+    let (mut socket, mut client) = pair(64).await;
+    client.send(binary(b"last")).await.unwrap();
+    let reason = CloseFrame {
+        code: CloseCode::Away,
+        reason: "".into(),
+    };
+    client.close(Some(reason)).await.unwrap();
 
     let mut data = Vec::new();
     socket.read_to_end(&mut data).await.unwrap();
 
     assert_eq!(data, b"last");
-    let mut close = [0; 4];
-    theirs.read_exact(&mut close).await.unwrap();
-    assert_eq!(close, [0x88, 2, code[0], code[1]]);
+    assert_eq!(closed(&mut client).await.0, CloseCode::Away);
     assert!(socket.write_all(b"more").await.is_err());
 }
 
 #[tokio::test]
 async fn a_shutdown_says_goodbye_and_waits_for_the_clients() {
-    let (mut socket, mut theirs) = socket();
+    let (mut socket, mut theirs) = raw_pair(64).await;
     let closing = tokio::spawn(async move { socket.shutdown().await });
 
     let mut close = [0; 4];
@@ -237,4 +285,16 @@ async fn a_shutdown_says_goodbye_and_waits_for_the_clients() {
 
     closing.await.unwrap().unwrap();
     assert_eq!(theirs.read(&mut [0]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_end_without_a_close_is_the_end_of_the_data() {
+    let (mut socket, mut theirs) = raw_pair(64).await;
+    theirs.write_all(&frame(0x82, b"last")).await.unwrap();
+    drop(theirs);
+
+    let mut data = Vec::new();
+    socket.read_to_end(&mut data).await.unwrap();
+
+    assert_eq!(data, b"last");
 }
