@@ -1,7 +1,7 @@
 //! Sessions whose clients are away: when something falls due for each, and which goes first where
 //! there are too many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
@@ -96,7 +96,17 @@ impl Away {
         let oldest = if of_them.clone().count() > of_owner {
             of_them.min_by_key(|(_, entry)| entry.arrival)
         } else if all_entries.clone().count() > all {
-            all_entries.min_by_key(|(_, entry)| entry.arrival)
+            // Of whoever has most of them, or one could push out those of all others.
+            let mut counts: HashMap<&Arc<str>, usize> = HashMap::new();
+            for (_, entry) in all_entries.clone() {
+                *counts.entry(entry.session.client.account()).or_default() += 1;
+            }
+            let most = counts.values().copied().max();
+            let has_most =
+                |entry: &Entry| counts.get(entry.session.client.account()).copied() == most;
+            all_entries
+                .filter(|(_, entry)| has_most(entry))
+                .min_by_key(|(_, entry)| entry.arrival)
         } else {
             None
         };

@@ -318,7 +318,7 @@ impl Inner {
         let filters = std::mem::take(&mut lock(&shared.state).filters);
         backlog.clear();
         for filter in &filters {
-            subscriptions.remove(filter, shared.id);
+            subscriptions.remove(filter, shared);
         }
         self.totals
             .subscriptions
@@ -349,15 +349,23 @@ impl Inner {
             let readiness =
                 |member: &Subscriber| lock(&member.session.state).readiness(&slot, bounds);
             let topic = &slot.message.topic;
+            let mut has_room = true;
             let is_taken = group.candidates(topic, readiness).any(|member| {
                 let slot = member.again(&slot);
                 let mut state = lock(&member.session.state);
                 let readiness = state.readiness(&slot, bounds);
-                matches!(readiness, Readiness::Ready | Readiness::Away)
+                has_room = matches!(readiness, Readiness::Ready | Readiness::Away);
+                has_room
                     && state.offer(slot, Publisher::Pinhook, now, bounds, totals, &mut wakes)
                         == Offered::Done
             });
-            if !is_taken {
+            if is_taken {
+                continue;
+            }
+            if has_room {
+                add(&totals.session_ended);
+            } else {
+                // Nor will they have for the next.
                 totals.queue_full(slot.qos);
                 full = slot.share;
             }

@@ -58,6 +58,11 @@ pub use message::{MESSAGE_OVERHEAD, Message, Properties, QoS, Will};
 pub use retained::RetainRefused;
 pub use session::{Cause, Held, MAX_IN_FLIGHT, Next, Outgoing, Received, STALL, Session};
 
+/// Levels that all filters of one account may have, for each subscription that a session may have.
+/// Filters of a hundred levels, by the ten thousand, would take the memory of a small machine, and
+/// tenths of a second with each message whose topic leads along them.
+const LEVELS_PER_SUBSCRIPTION: usize = 100;
+
 /// How much the broker holds for its clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -107,6 +112,13 @@ pub struct ClientKey {
     pub owner: Option<Arc<str>>,
 }
 
+impl ClientKey {
+    /// Whose share of what all have is used: the owner's, or the login's.
+    fn account(&self) -> &Arc<str> {
+        self.owner.as_ref().unwrap_or(&self.login)
+    }
+}
+
 /// A filter that a client subscribes to, with the options of MQTT 5; in 3.1.1 all but the QoS are
 /// false, `Always` and none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,6 +159,11 @@ pub enum SubscribeError {
     SharedNoLocal,
     /// The session has as many subscriptions as it may (MQTT 5: 0x97).
     TooMany {
+        /// How many that are.
+        limit: usize,
+    },
+    /// The filters of all sessions of the account have as many levels as they may (MQTT 5: 0x97).
+    TooManyLevels {
         /// How many that are.
         limit: usize,
     },
@@ -377,7 +394,7 @@ impl Broker {
                     return false;
                 };
                 state.filters.remove(at);
-                subscriptions.remove(filter, shared.id);
+                subscriptions.remove(filter, shared);
                 backlog.retain(|walk| &*walk.filter != filter);
                 inner.totals.subscriptions.fetch_sub(1, Ordering::Relaxed);
                 true
@@ -460,6 +477,10 @@ impl Inner {
             if state.filters.len() >= limit {
                 return Err(SubscribeError::TooMany { limit });
             }
+            let limit = limit.saturating_mul(LEVELS_PER_SUBSCRIPTION);
+            if !subscriptions.count(&shared.client, &wanted.filter, limit) {
+                return Err(SubscribeError::TooManyLevels { limit });
+            }
             state.filters.insert(at, wanted.filter.clone());
             self.totals.subscriptions.fetch_add(1, Ordering::Relaxed);
         }
@@ -507,6 +528,11 @@ impl fmt::Display for SubscribeError {
                     "the session has {limit} subscriptions, which is the limit"
                 )
             }
+            Self::TooManyLevels { limit } => write!(
+                f,
+                "its filters, with those of all clients of this login, have {limit} levels, which \
+                 is the limit"
+            ),
             Self::Closed => f.write_str("the session has ended"),
         }
     }

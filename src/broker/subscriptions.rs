@@ -20,6 +20,9 @@ pub(super) struct Subscriptions {
     /// The number by which the tree knows each group, by filter with its `$share/GROUP/`, and that
     /// text as the slots of its messages carry it.
     groups: HashMap<Arc<str>, u64>,
+    /// How many levels the filters of each account have in all: what they cost in memory, and in
+    /// time when a topic is looked up.
+    levels: HashMap<Arc<str>, usize>,
 }
 
 /// What stands at a filter: a subscriber, known by its session's number, or a group, known by its own.
@@ -67,7 +70,19 @@ impl Subscriptions {
         Subscriptions {
             tree: Tree::new(),
             groups: HashMap::new(),
+            levels: HashMap::new(),
         }
+    }
+
+    /// Counts a filter that a client is about to add, unless those of its account would have more
+    /// than `limit` levels then; returns whether it was counted.
+    pub(super) fn count(&mut self, client: &ClientKey, filter: &str, limit: usize) -> bool {
+        let levels = self.levels.entry(client.account().clone()).or_default();
+        let is_room = *levels + levels_of(filter) <= limit;
+        if is_room {
+            *levels += levels_of(filter);
+        }
+        is_room
     }
 
     /// Adds a valid filter of a session, or replaces what the session has there. `new_id` makes a
@@ -103,7 +118,15 @@ impl Subscriptions {
     }
 
     /// Removes a session from a filter that it has.
-    pub(super) fn remove(&mut self, filter: &str, session: u64) {
+    pub(super) fn remove(&mut self, filter: &str, session: &Shared) {
+        let account = session.client.account();
+        if let Some(levels) = self.levels.get_mut(account) {
+            *levels -= levels_of(filter);
+            if *levels == 0 {
+                self.levels.remove(account);
+            }
+        }
+        let session = session.id;
         let Ok(Some((_, behind))) = split_share(filter) else {
             self.tree.remove(filter, session);
             return;
@@ -147,6 +170,10 @@ impl Entry {
             Entry::Group(group) => group.members.iter().any(|member| member.may_see(topic)),
         }
     }
+}
+
+fn levels_of(filter: &str) -> usize {
+    filter.split('/').count()
 }
 
 impl Subscriber {

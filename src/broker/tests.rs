@@ -1114,3 +1114,33 @@ fn read_in_order(session: &Session, publishers: usize, expected: usize, now: Ins
     }
     count
 }
+
+#[test]
+fn the_filters_of_one_account_are_bounded_in_levels_whatever_sessions_they_are_in() {
+    let settings = Settings {
+        subscriptions: 2,
+        ..Settings::default()
+    };
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let session = |client_id: &str| {
+        let opened = broker.open(key("greedy", client_id), options(2, None, &wakes), now);
+        opened.session
+    };
+    let deep = |end: &str| filter(&format!("{}{end}", "a/".repeat(99)), ONE);
+    let limit = Err(SubscribeError::TooManyLevels { limit: 200 });
+    let (one, two) = (session("1"), session("2"));
+
+    assert_eq!(broker.subscribe(&one, &[deep("x")], now), [Ok(ONE)]);
+    let granted = broker.subscribe(&two, &[deep("x"), deep("y")], now);
+    assert_eq!(granted, [Ok(ONE), limit]);
+    // To subscribe again takes no more, and others have their own.
+    assert_eq!(broker.subscribe(&two, &[deep("x")], now), [Ok(ONE)]);
+    let (honest, _) = connect(&broker, "honest", now);
+    assert_eq!(broker.subscribe(&honest, &[deep("y")], now), [Ok(ONE)]);
+
+    drop(one);
+    assert_eq!(broker.subscribe(&two, &[deep("y")], now), [Ok(ONE)]);
+    assert_eq!(broker.unsubscribe(&two, &[&*deep("y").filter]), [true]);
+    assert_eq!(broker.subscribe(&two, &[deep("z")], now), [Ok(ONE)]);
+}

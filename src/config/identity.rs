@@ -60,7 +60,17 @@ pub(super) fn identity(
     let chain = read(reader, certificate, CERTIFICATE, chain);
     let private = read(reader, key, KEY, private_key);
     let (chain, private) = (chain?, private?);
-    match Identity::new(chain.value.clone(), &private.value) {
+    let Chain {
+        certificates,
+        young,
+    } = &chain.value;
+    if let Some(young) = young {
+        // Not an error: a machine without a clock of its own begins in the past, and must not stay
+        // down for that.
+        let says = format!("{}: `{}` {young}", certificate.path, chain.path.display());
+        reader.warnings.push((certificate.place(), says));
+    }
+    match Identity::new(certificates.clone(), &private.value) {
         Ok(identity) => Some(identity),
         Err(error) => {
             let (at, path, expected) = match error {
@@ -74,7 +84,7 @@ pub(super) fn identity(
                 Identity::new(vec![one.clone()], &private.value).is_ok()
             };
             let is_behind =
-                error == IdentityError::Mismatch && chain.value.iter().skip(1).any(is_of);
+                error == IdentityError::Mismatch && certificates.iter().skip(1).any(is_of);
             reader.faults.push(match is_behind {
                 true => fault.hint(format!(
                     "its certificate must be the first in `{}`",
@@ -143,8 +153,15 @@ fn read<T>(
     }
 }
 
-/// The certificates in `content`, of which the first is valid now.
-fn chain(content: &[u8], now: SystemTime) -> Result<Vec<CertificateDer<'static>>, Wrong> {
+/// A server's certificate, and those behind it.
+struct Chain {
+    certificates: Vec<CertificateDer<'static>>,
+    /// What is to be said if the first is not valid yet.
+    young: Option<String>,
+}
+
+/// The certificates in `content`, of which the first has not expired.
+fn chain(content: &[u8], now: SystemTime) -> Result<Chain, Wrong> {
     let mut chain = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(content) {
         let certificate = certificate.ok();
@@ -174,16 +191,18 @@ fn chain(content: &[u8], now: SystemTime) -> Result<Vec<CertificateDer<'static>>
         let hint = Some("clients refuse it: put a new one in its place");
         return Err(Wrong { found, hint });
     }
-    if today < from {
-        let found = format!(
-            "holds a certificate that is valid only from {} on, and here it is {}",
+    let young = (today < from).then(|| {
+        format!(
+            "holds a certificate that is valid only from {} on, and here it is {}: clients refuse it \
+             until then; if the date here is wrong, set the clock",
             day(from),
             day(today)
-        );
-        let hint = Some("if the date here is wrong, set the clock");
-        return Err(Wrong { found, hint });
-    }
-    Ok(chain)
+        )
+    });
+    Ok(Chain {
+        certificates: chain,
+        young,
+    })
 }
 
 fn private_key(content: &[u8], _: SystemTime) -> Result<PrivateKeyDer<'static>, Wrong> {

@@ -136,7 +136,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let connect = match connect {
             Ok(Ok(connect)) => connect?,
             Ok(Err(error)) => {
-                tracing::debug!(%peer, "no MQTT client: {error}");
+                let line = format!("client from {peer} refused: {error}");
+                shared.intake.gossip.info("unknown", line);
                 let tally = &shared.intake.tally;
                 tally.refuse_client(client_refused(error.reason()));
                 wire.refuse(error.reason(), &error.to_string()).await;
@@ -559,13 +560,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         }
         let login = self.principal.login();
+        let id = &self.session.client().client_id;
         let gossip = &self.shared.intake.gossip;
         match (&ending, &goodbye) {
             (Ending::Fault(..) | Ending::Closed(Cause::Stalled), Some((reason, why))) => {
-                gossip.warn(&login, format_args!("connection closed: {why} ({reason})"));
+                gossip.warn(
+                    &login,
+                    format_args!("connection of `{id}` closed: {why} ({reason})"),
+                );
             }
-            (_, Some((_, why))) => gossip.info(&login, format_args!("disconnected: {why}")),
-            (_, None) => gossip.info(&login, "disconnected"),
+            (_, Some((_, why))) => {
+                gossip.info(&login, format_args!("`{id}` disconnected: {why}"));
+            }
+            (_, None) => gossip.info(&login, format_args!("`{id}` disconnected")),
         }
         // Its message was taken; nobody is there to wait for an acknowledgement of it.
         if let Some(holding) = self.holding.take() {

@@ -22,8 +22,8 @@ pub(super) async fn run(shared: &Shared, stop: CancellationToken) {
         }
         for client in tick.surplus {
             let line = format_args!(
-                "the session of `{}` has ended, which waited for it longest: a device may have \
-                 {AWAY_PER_OWNER} that wait, all together `limits.connections`",
+                "the session of `{}` has ended, since it was away longest: a device may have \
+                 {AWAY_PER_OWNER} sessions that wait, all together `limits.connections`",
                 client.client_id
             );
             shared.intake.gossip.warn(&client.login, line);

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::mem::{Discriminant, discriminant};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -104,20 +103,19 @@ impl Entrance {
             Err(refused) => refused,
         };
         let setting = self.setting;
-        let kind = discriminant(&refused);
         match refused {
             Refused::Gone => {}
             Refused::Silent => {
                 tracing::debug!(%peer, "nothing came within {PATIENCE:?} ({setting})");
             }
-            refused
-                if self
-                    .said
-                    .is_news((peer.ip().to_canonical(), kind), Instant::now()) =>
-            {
-                tracing::info!("connection from {peer} to {setting} closed: {refused}");
+            refused => {
+                let why = refused.to_string();
+                let news = (peer.ip().to_canonical(), why.clone());
+                match self.said.is_news(news, Instant::now()) {
+                    true => tracing::info!("connection from {peer} to {setting} closed: {why}"),
+                    false => tracing::debug!("connection from {peer} to {setting} closed: {why}"),
+                }
             }
-            refused => tracing::debug!("connection from {peer} to {setting} closed: {refused}"),
         }
         None
     }
@@ -139,10 +137,10 @@ impl Entrance {
         match (self.port, first) {
             (_, First::Tls) if self.tls.is_some() => Err(Refused::Nested),
             (_, First::Tls) => Err(Refused::Secured(self.port)),
-            (Port::Mqtt, First::Http) => Err(Refused::Http),
+            (Port::Mqtt, First::Http) => Err(Refused::Http(self.tls.is_some())),
             (Port::Mqtt, _) => Ok((Door::Mqtt, stream)),
             (Port::Http, First::Http) => Ok((Door::Http, stream)),
-            (Port::Http, First::Mqtt) => Err(Refused::Mqtt),
+            (Port::Http, First::Mqtt) => Err(Refused::Mqtt(self.tls.is_some())),
             (Port::Http, First::Other) => Ok((Door::Blynk, stream)),
         }
     }
@@ -196,10 +194,10 @@ enum Refused {
     Secured(Port),
     /// TLS inside TLS.
     Nested,
-    /// MQTT on the HTTP port.
-    Mqtt,
-    /// HTTP on the MQTT port.
-    Http,
+    /// MQTT on the HTTP port, inside TLS or not.
+    Mqtt(bool),
+    /// HTTP on the MQTT port, likewise.
+    Http(bool),
 }
 
 impl fmt::Display for Refused {
@@ -225,10 +223,16 @@ impl fmt::Display for Refused {
                 f.write_str("this looks like TLS; `listen.https` is for that")
             }
             Refused::Nested => f.write_str("there is TLS inside its TLS"),
-            Refused::Mqtt => f.write_str(
-                "it speaks MQTT; `listen.mqtt` is for that, or WebSocket at /mqtt on this port",
+            Refused::Mqtt(is_secured) => write!(
+                f,
+                "it speaks MQTT; `listen.mqtt{}` is for that, or WebSocket at /mqtt on this port",
+                if *is_secured { "s" } else { "" }
             ),
-            Refused::Http => f.write_str("it speaks HTTP; `listen.http` is for that"),
+            Refused::Http(is_secured) => write!(
+                f,
+                "it speaks HTTP; `listen.http{}` is for that",
+                if *is_secured { "s" } else { "" }
+            ),
         }
     }
 }
@@ -237,7 +241,7 @@ impl fmt::Display for Refused {
 #[derive(Default)]
 struct Said(Mutex<HashMap<News, Instant>>);
 
-type News = (IpAddr, Discriminant<Refused>);
+type News = (IpAddr, String);
 
 impl Said {
     /// Whether it was not said for a while; then it is now.
@@ -284,10 +288,10 @@ mod tests {
     #[test]
     fn a_mistake_is_news_once_a_while_and_the_memory_is_bounded() {
         let (said, now) = (Said::default(), Instant::now());
-        let address = |n: u32| (IpAddr::from(n.to_be_bytes()), discriminant(&Refused::Http));
+        let address = |n: u32| (IpAddr::from(n.to_be_bytes()), "it speaks HTTP".to_owned());
 
         assert!(said.is_news(address(1), now));
-        assert!(said.is_news((address(1).0, discriminant(&Refused::Mqtt)), now));
+        assert!(said.is_news((address(1).0, "it speaks MQTT".to_owned()), now));
         assert!(!said.is_news(address(1), now + QUIET / 2));
         assert!(said.is_news(address(2), now + QUIET / 2));
         assert!(said.is_news(address(1), now + QUIET));

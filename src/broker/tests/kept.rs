@@ -378,6 +378,38 @@ fn all_that_are_too_many_go_however_many_came_at_once() {
 }
 
 #[test]
+fn one_user_cannot_push_out_the_sessions_of_another() {
+    let settings = Settings {
+        away: 5,
+        ..Settings::default()
+    };
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let wakes = Arc::<Wakes>::default();
+    let leave = |login: &str, client_id: &str| {
+        let client = ClientKey {
+            owner: None,
+            ..key(login, client_id)
+        };
+        let open = Open {
+            expiry: WEEK,
+            clean_start: false,
+            ..options(2, None, &wakes)
+        };
+        let opened = broker.open(client, open, now);
+        lose(&broker, opened.session, now);
+        opened.present
+    };
+    leave("anna", "1");
+    for number in 0..20 {
+        leave("bob", &number.to_string());
+        tick(&broker, now);
+    }
+
+    assert!(leave("anna", "1"));
+    assert_eq!((broker.counters().away, broker.counters().surplus), (5, 16));
+}
+
+#[test]
 fn one_owner_cannot_push_out_the_sessions_of_others() {
     let (broker, now) = (Broker::new(Settings::default()), Instant::now());
     let wakes = Arc::<Wakes>::default();

@@ -88,6 +88,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         let why = format_args!("{error} (limits.subscriptions)");
                         refuse(&wish.filter, SubscribeRefused::TooMany, &why);
                     }
+                    SubscribeError::TooManyLevels { .. } => {
+                        refuse(&wish.filter, SubscribeRefused::TooMany, &error);
+                    }
                     SubscribeError::Filter(error) => {
                         refuse(&wish.filter, refused_filter(&error), &error);
                     }
@@ -141,7 +144,9 @@ fn granted_reason(granted: Result<QoS, SubscribeError>) -> Reason {
         Ok(QoS::ExactlyOnce) => Reason::granted(Qos::ExactlyOnce),
         Err(SubscribeError::Filter(_)) => Reason::TOPIC_FILTER_INVALID,
         Err(SubscribeError::SharedNoLocal) => Reason::PROTOCOL_ERROR,
-        Err(SubscribeError::TooMany { .. }) => Reason::QUOTA_EXCEEDED,
+        Err(SubscribeError::TooMany { .. } | SubscribeError::TooManyLevels { .. }) => {
+            Reason::QUOTA_EXCEEDED
+        }
         Err(SubscribeError::Closed) => Reason::UNSPECIFIED_ERROR,
     }
 }
