@@ -564,10 +564,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let gossip = &self.shared.intake.gossip;
         match (&ending, &goodbye) {
             (Ending::Fault(..) | Ending::Closed(Cause::Stalled), Some((reason, why))) => {
-                gossip.warn(
-                    &login,
-                    format_args!("connection of `{id}` closed: {why} ({reason})"),
-                );
+                let line = format_args!("connection closed: {why} ({reason}); client id `{id}`");
+                gossip.warn(&login, line);
             }
             (_, Some((_, why))) => {
                 gossip.info(&login, format_args!("`{id}` disconnected: {why}"));

@@ -197,7 +197,7 @@ async fn an_exclusion_that_comes_with_a_reload_ends_the_login_and_its_kept_sessi
 
     let less = config("subscribe: ['#', '!secret/#']");
     let file = pinhook.folder.path().join("config.yaml");
-    let whole = format!("listen: {{mqtt: 127.0.0.1:0}}\n{less}");
+    let whole = format!("listen: {{mqtt: 127.0.0.1:0, http: off}}\n{less}");
     std::fs::write(file, whole).expect("a written file");
     pinhook.signal("HUP").await;
     let says = "configuration reloaded: ";

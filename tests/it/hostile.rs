@@ -50,7 +50,7 @@ impl Scene {
     /// come: memory then tells what the daemon itself holds.
     async fn giving_back(limits: &str) -> Scene {
         let service = Scene::service().await;
-        let listening = "listen: {mqtt: 127.0.0.1:0}\n".to_owned();
+        let listening = "listen: {mqtt: 127.0.0.1:0, http: off}\n".to_owned();
         let yaml = listening + &configuration(limits, &service);
         let folder = tempfile::tempdir().expect("a folder");
         let at_once = [("MIMALLOC_PURGE_DELAY", "0")];

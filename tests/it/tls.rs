@@ -186,7 +186,7 @@ async fn the_log_says_why_a_handshake_failed() {
 async fn mqtt_and_more_tls_inside_https_are_told_where_to_go() {
     let secured = Secured::start().await;
     for (first, says) in [
-        (0x10, "it speaks MQTT; `listen.mqtt` is for that"),
+        (0x10, "it speaks MQTT; `listen.mqtts` is for that"),
         (0x16, "there is TLS inside its TLS"),
     ] {
         let mut stream = within(

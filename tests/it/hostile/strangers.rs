@@ -401,7 +401,7 @@ async fn a_port_in_use_is_said_once_and_whoever_has_it_goes_on() {
     let mut scene = Scene::new().await;
     let folder = tempfile::tempdir().expect("a folder");
     let yaml = format!(
-        "listen: {{mqtt: '{}'}}\ndevices: {{porch: {{token: 0123456789abcdef}}}}\n",
+        "listen: {{mqtt: '{}', http: off}}\ndevices: {{porch: {{token: 0123456789abcdef}}}}\n",
         scene.address()
     );
     std::fs::write(folder.path().join("config.yaml"), yaml).expect("a written file");

@@ -114,6 +114,7 @@ pub fn file(name: &str) -> Option<&'static [u8]> {
             ("other.key", others.key.into()),
             ("expired.pem", expired.certificate.into()),
             ("young.pem", young.certificate.into()),
+            ("young.key", young.key.into()),
             ("notes.txt", b"to do: make a certificate".to_vec()),
         ]
     });

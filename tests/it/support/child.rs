@@ -108,7 +108,7 @@ impl Process {
     /// descriptors to open files and sockets.
     pub async fn start_with_descriptors(yaml: &str, descriptors: usize) -> Process {
         let folder = tempfile::tempdir().expect("a folder");
-        let yaml = format!("listen: {{mqtt: 127.0.0.1:0}}\n{yaml}");
+        let yaml = format!("listen: {{mqtt: 127.0.0.1:0, http: off}}\n{yaml}");
         let limit_and_run = format!("ulimit -n {descriptors} && exec {PINHOOK} run");
         let mut command = undisturbed("sh", folder.path());
         command.args(["-c", &limit_and_run]);
