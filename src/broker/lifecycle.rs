@@ -116,7 +116,7 @@ impl Broker {
         let shared = Arc::new(Shared {
             id: inner.new_id(),
             client: client.clone(),
-            state: Mutex::new(State::new(attach, now)),
+            state: Mutex::new(State::new(attach, inner.queued_bytes.clone(), now)),
             backlog: Mutex::default(),
         });
         let session = Session {

@@ -37,7 +37,7 @@ mod tree;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -63,6 +63,13 @@ pub use session::{Cause, Held, MAX_IN_FLIGHT, Next, Outgoing, Received, STALL, S
 /// tenths of a second with each message whose topic leads along them.
 const LEVELS_PER_SUBSCRIPTION: usize = 100;
 
+/// How many sessions' queues may be full of bytes at a time: a thousand that are, one of each client
+/// that may connect, would be more than the memory of a small machine.
+const FULL_QUEUES: usize = 64;
+
+/// By how much less the queues may hold when together they hold more than that.
+const TIGHT: usize = 16;
+
 /// How much the broker holds for its clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -70,7 +77,8 @@ pub struct Settings {
     pub subscriptions: usize,
     /// Messages in a session's queue; at least 1.
     pub session_queue: usize,
-    /// What they may take, in bytes by [`Message::cost`].
+    /// What they may take, in bytes by [`Message::cost`]; a sixteenth of it while the queues of all
+    /// sessions together hold sixty-four times as much.
     pub session_queue_bytes: usize,
     /// Retained messages of all clients. Those of pinhook itself count for none of these limits.
     pub retained: usize,
@@ -193,6 +201,8 @@ struct Inner {
     /// Numbers of sessions and of groups that share a subscription.
     next_id: AtomicU64,
     subscriptions: RwLock<Subscriptions>,
+    /// What waits in all sessions, in bytes.
+    queued_bytes: Arc<AtomicUsize>,
     retained: RwLock<Retained>,
     totals: Totals,
 }
@@ -211,6 +221,7 @@ impl Broker {
             away: Mutex::default(),
             next_id: AtomicU64::new(0),
             subscriptions: RwLock::new(Subscriptions::new()),
+            queued_bytes: Arc::default(),
             retained: RwLock::new(Retained::new(limits)),
             totals: Totals::default(),
         }))
@@ -445,10 +456,14 @@ impl Broker {
 }
 
 impl Inner {
+    /// How much a session's queue may hold now: less when all of them hold much.
     fn bounds(&self) -> Bounds {
+        let bytes = self.settings.session_queue_bytes;
+        let is_tight =
+            self.queued_bytes.load(Ordering::Relaxed) > bytes.saturating_mul(FULL_QUEUES);
         Bounds {
             messages: self.settings.session_queue,
-            bytes: self.settings.session_queue_bytes,
+            bytes: if is_tight { bytes / TIGHT } else { bytes },
         }
     }
 

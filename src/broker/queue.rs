@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::counters::{Totals, add_many};
@@ -42,6 +43,8 @@ pub(super) struct Bounds {
 pub(super) struct Queue {
     slots: VecDeque<Slot>,
     bytes: usize,
+    /// What all queues take, in bytes.
+    all_bytes: Arc<AtomicUsize>,
     /// How many are QoS 0, so that nobody looks for one in vain.
     qos0: usize,
     /// None expires before this, so that nobody looks for what has expired in vain: to look costs
@@ -56,6 +59,13 @@ pub(super) struct Queue {
 const IDLE_SLOTS: usize = 4;
 
 impl Queue {
+    /// A queue that adds what it takes to what all take.
+    pub(super) fn new(all_bytes: Arc<AtomicUsize>) -> Queue {
+        let mut queue = Queue::default();
+        queue.all_bytes = all_bytes;
+        queue
+    }
+
     pub(super) fn len(&self) -> usize {
         self.slots.len()
     }
@@ -79,6 +89,8 @@ impl Queue {
 
     pub(super) fn push(&mut self, slot: Slot) {
         self.bytes += slot.cost as usize;
+        self.all_bytes
+            .fetch_add(slot.cost as usize, Ordering::Relaxed);
         self.qos0 += usize::from(slot.qos == QoS::AtMostOnce);
         self.earliest = self.earliest.into_iter().chain(slot.deadline).min();
         self.shared += usize::from(slot.share.is_some());
@@ -159,7 +171,8 @@ impl Queue {
     /// Removes everything because the session ends, counted.
     pub(super) fn end(&mut self, totals: &Totals) {
         add_many(&totals.session_ended, self.slots.len());
-        *self = Queue::default();
+        self.remove_all(|_| true);
+        self.rest();
     }
 
     /// Gives memory back while there is nothing to keep in it.
@@ -174,8 +187,16 @@ impl Queue {
 
     fn forget(&mut self, slot: &Slot) {
         self.bytes -= slot.cost as usize;
+        self.all_bytes
+            .fetch_sub(slot.cost as usize, Ordering::Relaxed);
         self.qos0 -= usize::from(slot.qos == QoS::AtMostOnce);
         self.shared -= usize::from(slot.share.is_some());
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.all_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

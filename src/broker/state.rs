@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -124,7 +125,8 @@ pub(super) struct Attach {
 }
 
 impl State {
-    pub(super) fn new(attach: Attach, now: Instant) -> State {
+    /// A session that begins, whose queue counts among `all_bytes`.
+    pub(super) fn new(attach: Attach, all_bytes: Arc<AtomicUsize>, now: Instant) -> State {
         let mut state = State {
             is_open: true,
             link: None,
@@ -134,7 +136,7 @@ impl State {
             absence: None,
             will: None,
             filters: Vec::new(),
-            queue: Queue::default(),
+            queue: Queue::new(all_bytes),
             waiting: VecDeque::new(),
             next_waiting: 0,
             in_flight: InFlight::default(),

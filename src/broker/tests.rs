@@ -1144,3 +1144,31 @@ fn the_filters_of_one_account_are_bounded_in_levels_whatever_sessions_they_are_i
     assert_eq!(broker.unsubscribe(&two, &[&*deep("y").filter]), [true]);
     assert_eq!(broker.subscribe(&two, &[deep("z")], now), [Ok(ONE)]);
 }
+
+#[test]
+fn all_queues_together_are_bounded() {
+    const SESSIONS: usize = 300;
+    let settings = Settings {
+        session_queue_bytes: 64 * 1024,
+        ..Settings::default()
+    };
+    let most = settings.session_queue_bytes * (FULL_QUEUES + SESSIONS / TIGHT + 1);
+    let (broker, now) = (Broker::new(settings), Instant::now());
+    let queued = || broker.0.queued_bytes.load(Ordering::Relaxed);
+    let mut sessions = Vec::new();
+    for number in 0..SESSIONS {
+        let (session, _) = connect(&broker, &number.to_string(), now);
+        subscribe(&broker, &session, &[&number.to_string()], now);
+        for _ in 0..100 {
+            let own = message(&number.to_string(), &"x".repeat(1000), ZERO);
+            broker.publish(None, own, now);
+        }
+        sessions.push(session);
+    }
+
+    assert!((most / 2..=most).contains(&queued()), "{}", queued());
+    // There is still some room for everybody.
+    assert!(!payloads(&sessions[SESSIONS - 1], now).is_empty());
+    drop(sessions);
+    assert_eq!(queued(), 0);
+}
