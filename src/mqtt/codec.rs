@@ -339,9 +339,6 @@ mod id {
     pub(super) const RECEIVE_MAXIMUM: u8 = 33;
     pub(super) const TOPIC_ALIAS_MAXIMUM: u8 = 34;
     pub(super) const TOPIC_ALIAS: u8 = 35;
-    pub(super) const MAXIMUM_QOS: u8 = 36;
     pub(super) const USER_PROPERTY: u8 = 38;
     pub(super) const MAXIMUM_PACKET: u8 = 39;
-    pub(super) const SUBSCRIPTION_IDS_AVAILABLE: u8 = 41;
-    pub(super) const SHARED_SUBSCRIPTIONS_AVAILABLE: u8 = 42;
 }

@@ -420,8 +420,6 @@ pub struct ConnAck<'a> {
     pub session_expiry: Option<u32>,
     /// How many QoS 1 and 2 messages we take at once; absent is 65,535.
     pub receive_maximum: Option<NonZeroU16>,
-    /// The highest QoS we take.
-    pub maximum_qos: Qos,
     /// The largest packet we take, in bytes, header included.
     pub maximum_packet: Option<NonZeroU32>,
     /// The id given to a client that sent an empty one.
@@ -430,29 +428,22 @@ pub struct ConnAck<'a> {
     pub topic_alias_maximum: u16,
     /// Why, in words, for people. Left out where the client's maximum packet size has no room for it.
     pub reason_string: Option<&'a str>,
-    /// Whether SUBSCRIBE may carry an identifier.
-    pub subscription_ids: bool,
-    /// Whether `$share/…` filters are served.
-    pub shared_subscriptions: bool,
     /// The keep alive the client must use instead of its own, in seconds.
     pub server_keep_alive: Option<u16>,
 }
 
 impl ConnAck<'_> {
-    /// A CONNACK with this reason and nothing to say besides: QoS 2, no limits, everything available.
+    /// A CONNACK with this reason and nothing to say besides: no limits; what it does not name is available.
     pub fn new(reason: Reason) -> Self {
         ConnAck {
             session_present: false,
             reason,
             session_expiry: None,
             receive_maximum: None,
-            maximum_qos: Qos::ExactlyOnce,
             maximum_packet: None,
             assigned_client_id: None,
             topic_alias_maximum: 0,
             reason_string: None,
-            subscription_ids: true,
-            shared_subscriptions: true,
             server_keep_alive: None,
         }
     }

@@ -301,10 +301,6 @@ fn connack_properties(connack: &ConnAck<'_>, out: &mut BytesMut) -> Result<(), E
         out.put_u8(id::RECEIVE_MAXIMUM);
         out.put_u16(maximum.get());
     }
-    if connack.maximum_qos != Qos::ExactlyOnce {
-        out.put_u8(id::MAXIMUM_QOS);
-        out.put_u8(connack.maximum_qos as u8);
-    }
     if let Some(maximum) = connack.maximum_packet {
         out.put_u8(id::MAXIMUM_PACKET);
         out.put_u32(maximum.get());
@@ -315,12 +311,6 @@ fn connack_properties(connack: &ConnAck<'_>, out: &mut BytesMut) -> Result<(), E
         out.put_u16(maximum.get());
     }
     put_text_property(out, id::REASON_STRING, connack.reason_string)?;
-    if !connack.subscription_ids {
-        out.put_slice(&[id::SUBSCRIPTION_IDS_AVAILABLE, 0]);
-    }
-    if !connack.shared_subscriptions {
-        out.put_slice(&[id::SHARED_SUBSCRIPTIONS_AVAILABLE, 0]);
-    }
     if let Some(seconds) = connack.server_keep_alive {
         out.put_u8(id::SERVER_KEEP_ALIVE);
         out.put_u16(seconds);

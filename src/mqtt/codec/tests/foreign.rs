@@ -645,13 +645,10 @@ fn connack_of_mqtt_5_says_what_differs_from_the_defaults() {
         session_present: true,
         session_expiry: Some(1),
         receive_maximum: NonZeroU16::new(2),
-        maximum_qos: Qos::AtLeastOnce,
         maximum_packet: NonZeroU32::new(3),
         assigned_client_id: Some("id"),
         topic_alias_maximum: 4,
         reason_string: Some("ok"),
-        subscription_ids: false,
-        shared_subscriptions: false,
         server_keep_alive: Some(5),
         ..ConnAck::new(Reason::SUCCESS)
     };
@@ -661,7 +658,7 @@ fn connack_of_mqtt_5_says_what_differs_from_the_defaults() {
     let expected = v5::ConnAckProperties {
         session_expiry_interval: Some(1),
         receive_max: Some(2),
-        max_qos: Some(1),
+        max_qos: None,
         retain_available: None,
         max_packet_size: Some(3),
         assigned_client_identifier: Some("id".to_owned()),
@@ -669,8 +666,8 @@ fn connack_of_mqtt_5_says_what_differs_from_the_defaults() {
         reason_string: Some("ok".to_owned()),
         user_properties: vec![],
         wildcard_subscription_available: None,
-        subscription_identifiers_available: Some(0),
-        shared_subscription_available: Some(0),
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
         server_keep_alive: Some(5),
         response_information: None,
         server_reference: None,

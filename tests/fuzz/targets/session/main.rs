@@ -76,7 +76,8 @@ fn config() -> &'static Config {
     CONFIGURED.get_or_init(|| {
         let config = Config::parse(Path::new("fuzz.yaml"), CONFIG, &System);
         let mut config = config.unwrap_or_else(|problems| panic!("{problems}"));
-        config.listen_mqtt.clear();
+        config.listen.mqtt.clear();
+        config.listen.http.clear();
         config
     })
 }
