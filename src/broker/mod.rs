@@ -58,10 +58,11 @@ pub use message::{MESSAGE_OVERHEAD, Message, Properties, QoS, Will};
 pub use retained::RetainRefused;
 pub use session::{Cause, Held, MAX_IN_FLIGHT, Next, Outgoing, Received, STALL, Session};
 
-/// Levels that all filters of one account may have, for each subscription that a session may have.
+/// Levels that all filters of one owner may have, for each subscription that a session may have; of
+/// a login without an owner, which many clients may share, one for each session that may be away.
 /// Filters of a hundred levels, by the ten thousand, would take the memory of a small machine, and
 /// tenths of a second with each message whose topic leads along them.
-const LEVELS_PER_SUBSCRIPTION: usize = 100;
+const LEVELS_OF_OWNER: usize = 100;
 
 /// How many sessions' queues may be full of bytes at a time: a thousand that are, one of each client
 /// that may connect, would be more than the memory of a small machine.
@@ -492,7 +493,10 @@ impl Inner {
             if state.filters.len() >= limit {
                 return Err(SubscribeError::TooMany { limit });
             }
-            let limit = limit.saturating_mul(LEVELS_PER_SUBSCRIPTION);
+            let limit = limit.saturating_mul(match shared.client.owner {
+                Some(_) => LEVELS_OF_OWNER,
+                None => self.settings.away,
+            });
             if !subscriptions.count(&shared.client, &wanted.filter, limit) {
                 return Err(SubscribeError::TooManyLevels { limit });
             }

@@ -1,6 +1,6 @@
 //! A client: what it sends, and what it holds the daemon to.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -94,6 +94,9 @@ struct Link {
     aliases: HashMap<u16, String>,
     /// Messages on their way to the client, and whether the first half of QoS 2 is over.
     in_flight: HashMap<u16, Flight>,
+    /// Ids that it has answered before it read them. If they were on their way by then, the daemon
+    /// takes them for finished.
+    answered_ahead: HashSet<u16>,
     /// Acknowledgements it owes: type and id.
     owed: VecDeque<(u8, u16)>,
 }
@@ -320,6 +323,7 @@ impl Client {
             unsent: Vec::new(),
             aliases: HashMap::new(),
             in_flight: HashMap::new(),
+            answered_ahead: HashSet::new(),
             owed: VecDeque::new(),
         };
         link.send(&packet(0x10, &body));
@@ -388,6 +392,7 @@ impl Link {
             (5, Some(Flight::Twice)) => drop(self.in_flight.insert(id, Flight::Received)),
             (7, Some(Flight::Received)) => drop(self.in_flight.remove(&id)),
             (6, _) => drop(memory.unreleased.remove(&id)),
+            (4 | 5 | 7, None) => drop(self.answered_ahead.insert(id)),
             _ => {}
         }
         let flags = if kind == 6 { 2 } else { 0 };
@@ -501,7 +506,11 @@ impl Link {
             } else {
                 Flight::Twice
             };
-            let before = self.in_flight.insert(id, flight);
+            let is_finished = self.answered_ahead.remove(&id);
+            let before = match is_finished {
+                true => self.in_flight.remove(&id),
+                false => self.in_flight.insert(id, flight),
+            };
             if !memory.is_wild {
                 assert_eq!(before, None, "id {id} is in use");
                 let (now, most) = (self.in_flight.len(), self.receive_maximum);
