@@ -7,22 +7,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::child::Process;
+use crate::support::http::{config, start};
 use crate::support::raw::{Hello, Raw, V};
-use crate::support::{token, until, within};
-
-fn config(listen: &str, rest: &str) -> String {
-    let token = token("porch");
-    format!("listen: {{{listen}}}\ndevices:\n  porch: {{token: {token}}}\n{rest}")
-}
-
-/// A pinhook with MQTT and HTTP, and where its HTTP is.
-async fn start(rest: &str) -> (Process, SocketAddr) {
-    let yaml = config("mqtt: '127.0.0.1:0', http: '127.0.0.1:0'", rest);
-    let folder = tempfile::tempdir().expect("a folder");
-    let pinhook = Process::start_in(folder, &yaml, &[]).await;
-    let address = pinhook.listens("http").await;
-    (pinhook, address)
-}
+use crate::support::{until, within};
 
 /// What comes back for `request`, until the end or so many bytes of it.
 async fn asked(address: SocketAddr, request: &str) -> String {

@@ -16,21 +16,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::certificates::Authority;
 use crate::support::child::Process;
+use crate::support::http::{config, start};
 use crate::support::raw::{Hello, Raw, V, packet};
 use crate::support::{token, until, within};
-
-fn config(listen: &str, rest: &str) -> String {
-    let token = token("porch");
-    format!("listen: {{{listen}}}\ndevices:\n  porch: {{token: {token}}}\n{rest}")
-}
-
-async fn start(rest: &str) -> (Process, SocketAddr) {
-    let yaml = config("mqtt: '127.0.0.1:0', http: '127.0.0.1:0'", rest);
-    let folder = tempfile::tempdir().expect("a folder");
-    let pinhook = Process::start_in(folder, &yaml, &[]).await;
-    let address = pinhook.listens("http").await;
-    (pinhook, address)
-}
 
 /// Upgrades `stream` with these sub-protocols.
 async fn upgrade<S: AsyncRead + AsyncWrite + Unpin>(

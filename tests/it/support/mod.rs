@@ -8,6 +8,7 @@ pub mod certificates;
 pub mod child;
 pub mod client;
 pub mod daemon;
+pub mod http;
 pub mod raw;
 pub mod service;
 
