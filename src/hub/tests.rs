@@ -88,7 +88,9 @@ fn world(webhooks: Vec<Webhook>) -> World {
         first_id: 1,
     });
     let (sink, sent) = mpsc::channel();
-    hub.set_sink(Box::new(move |downlink| sink.send(downlink).unwrap()));
+    hub.add_sink(Box::new(move |downlink| {
+        sink.send(downlink.clone()).unwrap()
+    }));
     World {
         hub,
         sent,
@@ -116,7 +118,7 @@ impl World {
     /// What was sent to devices, as text.
     fn sent(&self) -> Vec<String> {
         let shown = |Downlink { device, what }| match what {
-            What::Value(pin, value) => format!("{} {pin} {}", device.name, value.commas()),
+            What::Value(pin, value, _) => format!("{} {pin} {}", device.name, value.commas()),
             What::Diag(line) => format!("{} diag {line}", device.name),
             What::Clock(json) => format!("{} clock {json}", device.name),
         };

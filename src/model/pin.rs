@@ -119,6 +119,11 @@ impl PinValue {
         self.texts().take(kept)
     }
 
+    /// The last of the texts.
+    pub fn last(&self) -> &str {
+        self.0.rsplit('\0').next().unwrap_or_default()
+    }
+
     /// The texts joined by a comma, as `{{ value }}` and `/pin/` show them.
     pub fn commas(&self) -> Cow<'_, str> {
         if self.0.contains('\0') {
