@@ -114,7 +114,7 @@ impl Scope {
 
     /// What `value` is: several texts joined by a comma, of an event the last. That is
     /// the text of an e-mail; those before it are whom it is for (product.md §6).
-    fn text(&self) -> Cow<'_, str> {
+    pub(super) fn text(&self) -> Cow<'_, str> {
         match self.trigger {
             Trigger::Pin(_) => self.value.commas(),
             Trigger::Event(_) => Cow::Borrowed(self.value.last()),
