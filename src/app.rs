@@ -14,7 +14,7 @@ use crate::access::{Access, Gossip};
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
-use crate::http::{Health, Http, Part};
+use crate::http::{self, Health, Http, Part, WebSockets};
 use crate::hub::{self, Hub};
 use crate::model::mask::Mask;
 use crate::mqtt::{self, Mqtt};
@@ -189,7 +189,7 @@ impl App {
             Arc::clone(&limiter),
             settings,
         );
-        let http = http(&hub, &mqtt, limits.packet);
+        let http = http(&hub, &access, &gossip, &mqtt, limits.packet);
         let tls = config.identity.as_ref().map(Tls::new);
         let listeners = bind(&config.listen, tls.as_ref()).await?;
         dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
@@ -319,10 +319,10 @@ async fn bind(listen: &Listen, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenEr
 
 /// The HTTP front end, which hands WebSockets of MQTT to the other one, whose packets
 /// are of `packet` bytes at most.
-fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
-    let hub = hub.clone();
-    let hub = Part::new("hub", move || {
-        let hub = hub.clone();
+fn http(hub: &Hub, access: &Arc<Access>, gossip: &Arc<Gossip>, mqtt: &Mqtt, packet: usize) -> Http {
+    let asked = hub.clone();
+    let well = Part::new("hub", move || {
+        let hub = asked.clone();
         async move {
             // On another thread: what waits for a lock here would stop everything.
             let asked = tokio::task::spawn_blocking(move || drop(hub.device("")));
@@ -333,8 +333,18 @@ fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
     // Boxed, since the task of a connection has room for its stream more than once.
     let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
     let message = packet.saturating_mul(PACKETS_PER_MESSAGE);
-    let message = message.max(LEAST_MESSAGE);
-    Http::new(Health::new(vec![hub]), Box::new(takeover), message)
+    Http::new(http::Settings {
+        health: Health::new(vec![well]),
+        hub: hub.clone(),
+        access: Arc::clone(access),
+        gossip: Arc::clone(gossip),
+        mqtt: WebSockets {
+            protocol: Some("mqtt"),
+            max_message: message.max(LEAST_MESSAGE),
+            takeover: Box::new(takeover),
+        },
+        blynk: None,
+    })
 }
 
 /// Shows everybody who is let in to their front end.
