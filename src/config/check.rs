@@ -16,11 +16,10 @@ use super::{Config, Limits, Listen, LogFormat, identity, logins, schema, webhook
 /// noted no problem.
 pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
     let top = reader.fields(root, &schema::TOP);
-    for key in ["blynk", "metrics"] {
-        if let Some(at) = top.get(key) {
-            only_off(reader, at);
-        }
+    if let Some(at) = top.get("metrics") {
+        only_off(reader, at);
     }
+    let blynk = top.get("blynk").and_then(|at| reader.switch(at));
     let listeners = listen(reader, &top);
     let identity = identity::identity(reader, &top, listeners.secured.as_ref());
     let zone = top.get("tz").and_then(|at| zone(reader, at));
@@ -58,6 +57,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
 
     Config {
         listen: listeners.listen,
+        blynk: blynk.unwrap_or(true),
         identity,
         log: log.unwrap_or_else(|| "info".to_owned()),
         log_format: log_format.unwrap_or(LogFormat::Auto),

@@ -75,6 +75,7 @@ fn the_shipped_configuration_shows_the_defaults() {
     let default = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
 
     assert_eq!(shown.listen, default.listen);
+    assert_eq!(shown.blynk, default.blynk);
     assert_eq!(
         (shown.log, shown.log_format),
         (default.log, default.log_format)
@@ -158,6 +159,7 @@ fn the_defaults_are_those_of_the_contract() {
         https: Vec::new(),
     };
     assert_eq!(config.listen, listen);
+    assert!(config.blynk);
     assert!(config.identity.is_none());
     assert_eq!(
         (config.log.as_str(), config.log_format),
