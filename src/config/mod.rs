@@ -33,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access;
+use crate::http::Audience;
 use crate::model::Webhook;
 use crate::net::tls::Identity;
 
@@ -68,6 +69,8 @@ pub struct Config {
     pub log: String,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Who may read the metrics.
+    pub metrics: Audience,
     /// The zone that times are shown in.
     pub zone: jiff::tz::TimeZone,
     /// The owner's address, for the placeholder.
@@ -100,6 +103,7 @@ impl fmt::Debug for Config {
             .field("listen", &self.listen)
             .field("blynk", &self.blynk)
             .field("log_format", &self.log_format)
+            .field("metrics", &self.metrics)
             .field("zone", &self.zone)
             .field("devices", &devices)
             .field("users", &users)
@@ -304,6 +308,7 @@ impl Config {
                 ("base_topic", self.base_topic == new.base_topic),
                 ("log", self.log == new.log),
                 ("log_format", self.log_format == new.log_format),
+                ("metrics", self.metrics == new.metrics),
             ]);
         let changed = own.filter(|(_, is_same)| !is_same);
         let mut keys: Vec<&'static str> = changed.map(|(key, _)| key).collect();
@@ -319,6 +324,7 @@ impl Config {
             listen: running.listen.clone(),
             log: running.log.clone(),
             log_format: running.log_format,
+            metrics: running.metrics,
             limits: running.limits.clone(),
             ..self
         }
@@ -407,6 +413,8 @@ mod tests {
             ("base_topic: home/pins\n", vec!["base_topic"]),
             ("blynk: on\n", vec![]),
             ("blynk: false\n", vec!["blynk"]),
+            ("metrics: local\n", vec![]),
+            ("metrics: public\n", vec!["metrics"]),
             (
                 "listen: {mqtt: off, http: '127.0.0.1:8081'}\n",
                 vec!["listen.mqtt", "listen.http"],

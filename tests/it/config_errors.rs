@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pinhook::config::{Config, Surroundings};
+use pinhook::http::Audience;
 use pinhook::model::Source;
 use pinhook::model::gate::Per;
 use pinhook::model::mask::Mask;
@@ -307,6 +308,22 @@ fn equal_transports_are_one() {
         Proxy::Server("http://p:1".parse().unwrap())
     );
     assert_eq!(transport(6).tls.server_name.as_deref(), Some("x"));
+}
+
+#[test]
+fn the_switches_of_what_is_served_over_http_are_read() {
+    for (text, blynk, metrics) in [
+        ("", true, Audience::Local),
+        ("blynk: on\nmetrics: local\n", true, Audience::Local),
+        ("blynk: off\nmetrics: public\n", false, Audience::Public),
+        ("blynk: false\nmetrics: off\n", false, Audience::Off),
+    ] {
+        let text = format!("devices: {{porch: {{token: 0123456789abcdef}}}}\n{text}");
+
+        let config = Config::parse(Path::new("config.yaml"), &text, &Machine::new()).unwrap();
+
+        assert_eq!((config.blynk, config.metrics), (blynk, metrics), "{text}");
+    }
 }
 
 /// `shed` is named before it is defined.
