@@ -1,6 +1,7 @@
 //! HTTP: the two Blynk HTTP APIs, `/healthz`, and the WebSockets, behind which others
 //! speak (product.md §3, §6 and §7). Knows nothing of what goes over those.
 
+mod audience;
 mod cloud;
 mod health;
 mod legacy;
@@ -40,6 +41,7 @@ use patience::Patience;
 use token::{Devices, Peer};
 use upgrade::Agreed;
 
+pub use audience::Audience;
 pub use health::{Health, Part};
 pub use websocket::WebSocket;
 
