@@ -70,6 +70,8 @@ pub struct Opened {
     pub peer: SocketAddr,
     /// Its place among the connections.
     pub place: Place,
+    /// Whether it came to a listener that is bound to loopback.
+    pub is_on_loopback: bool,
 }
 
 impl Entrance {
@@ -90,6 +92,7 @@ impl Entrance {
             stream,
             peer,
             place,
+            is_on_loopback,
         } = accepted;
         let refused = match self.look(Stream::plain(stream)).await {
             Ok((door, stream)) => {
@@ -98,6 +101,7 @@ impl Entrance {
                     stream,
                     peer,
                     place,
+                    is_on_loopback,
                 });
             }
             Err(refused) => refused,
