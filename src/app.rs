@@ -16,7 +16,7 @@ use crate::access::{Access, Gossip};
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
-use crate::http::{Audience, Health, Http, Metrics, Part};
+use crate::http::{Health, Http, Metrics, Part};
 use crate::hub::{self, Hub};
 use crate::model::mask::Mask;
 use crate::mqtt::{self, Mqtt};
@@ -192,7 +192,7 @@ impl App {
             settings,
         );
         let numbers = metrics::source(hub.clone(), mqtt.clone(), Arc::clone(&limiter));
-        let shown = Metrics::new(numbers, Audience::default());
+        let shown = Metrics::new(numbers, config.metrics);
         let http = http(&hub, shown, &mqtt, limits.packet);
         let tls = config.identity.as_ref().map(Tls::new);
         let listeners = bind(&config.listen, tls.as_ref()).await?;
