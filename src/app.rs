@@ -1,5 +1,7 @@
 //! Builds the parts in order, watches over them, and takes them down again.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,7 +16,7 @@ use crate::blynk::Blynk;
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
-use crate::http::{Health, Http, Part};
+use crate::http::{Health, Http, Metrics, Part};
 use crate::hub::{self, Hub};
 use crate::model::mask::Mask;
 use crate::mqtt::{self, Mqtt};
@@ -193,7 +195,14 @@ impl App {
             settings,
         );
         let blynk = Blynk::new(hub.clone(), Arc::clone(&access), Arc::clone(&gossip));
-        let http = http(&hub, &mqtt, limits.packet);
+        let numbers = metrics::source(
+            hub.clone(),
+            mqtt.clone(),
+            blynk.clone(),
+            Arc::clone(&limiter),
+        );
+        let shown = Metrics::new(numbers, config.metrics);
+        let http = http(&hub, shown, &mqtt, limits.packet);
         let tls = config.identity.as_ref().map(Tls::new);
         let listeners = bind(&config, tls.as_ref()).await?;
         dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
@@ -329,7 +338,7 @@ async fn bind(config: &Config, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenEr
 
 /// The HTTP front end, which hands WebSockets of MQTT to the other one, whose packets
 /// are of `packet` bytes at most.
-fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
+fn http(hub: &Hub, metrics: Metrics, mqtt: &Mqtt, packet: usize) -> Http {
     let hub = hub.clone();
     let hub = Part::new("hub", move || {
         let hub = hub.clone();
@@ -344,7 +353,8 @@ fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
     let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
     let message = packet.saturating_mul(PACKETS_PER_MESSAGE);
     let message = message.max(LEAST_MESSAGE);
-    Http::new(Health::new(vec![hub]), Box::new(takeover), message)
+    let health = Health::new(vec![hub]);
+    Http::new(health, metrics, Box::new(takeover), message)
 }
 
 /// Shows everybody who is let in to their front end.
@@ -377,10 +387,11 @@ impl Reception {
             stream,
             peer,
             place,
+            is_on_loopback,
         } = opened;
         match door {
             Door::Mqtt => self.mqtt.serve(stream, peer, place),
-            Door::Http => self.http.serve(stream, peer, place),
+            Door::Http => self.http.serve(stream, peer, place, is_on_loopback),
             Door::Blynk => self.blynk.serve(stream, peer, place),
         }
     }

@@ -1,8 +1,9 @@
-//! HTTP: `/healthz`, and the WebSocket at `/mqtt`, behind which others speak
+//! HTTP: `/healthz`, `/metrics`, and the WebSocket at `/mqtt`, behind which others speak
 //! (product.md §3 and §7). Knows nothing of what goes over it.
 
 mod audience;
 mod health;
+mod metrics;
 mod patience;
 mod upgrade;
 mod websocket;
@@ -31,11 +32,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::model::metric::Metric;
 use crate::net::{Place, Stream};
+use audience::OnLoopback;
 use patience::Patience;
 
 pub use audience::Audience;
 pub use health::{Health, Part};
+pub use metrics::{Metrics, Source};
 pub use websocket::WebSocket;
 
 /// How long a client may take for the head of a request, and be idle between two.
@@ -76,13 +80,22 @@ pub struct Http {
 }
 
 impl Http {
-    /// A front end that asks `health` how pinhook is, and hands WebSockets at
-    /// `/mqtt` to `mqtt`. A message of theirs that has more than `max_message` bytes
+    /// A front end that asks `health` how pinhook is, shows `metrics`, and hands
+    /// WebSockets at `/mqtt` to `mqtt`. A message of theirs that has more than `max_message` bytes
     /// closes them.
-    pub fn new(health: Health, mqtt: Takeover, max_message: usize) -> Http {
+    pub fn new(health: Health, metrics: Metrics, mqtt: Takeover, max_message: usize) -> Http {
         let health = Arc::new(health);
+        let metrics = Arc::new(metrics);
+        let connections = TaskTracker::new();
+        let counted = connections.clone();
+        let show = move |request: Request| {
+            let counted = counted.clone();
+            let own = move || Metric::connections("http", counted.len());
+            metrics::answer(Arc::clone(&metrics), own, request)
+        };
         let router = Router::new()
             .route("/healthz", get(move || health::answer(Arc::clone(&health))))
+            .route("/metrics", get(show))
             // Any `Origin` may come: what a page of another site could do here,
             // it could do only with a login of MQTT, which no browser adds by itself.
             .route("/mqtt", get(|request| upgrade::answer(request, MQTT)))
@@ -93,17 +106,21 @@ impl Http {
             router,
             mqtt: Arc::new(mqtt),
             max_message,
-            connections: TaskTracker::new(),
+            connections,
             goodbye: CancellationToken::new(),
         }
     }
 
-    /// Serves a connection in a task of its own.
-    pub fn serve(&self, stream: Stream, peer: SocketAddr, place: Place) {
+    /// Serves a connection in a task of its own. `is_on_loopback`: it came to a listener
+    /// that is bound to loopback.
+    pub fn serve(&self, stream: Stream, peer: SocketAddr, place: Place, is_on_loopback: bool) {
         let http = self.clone();
         self.connections.spawn(async move {
             // `place` goes on with the stream if it becomes a WebSocket.
-            if let Some(socket) = http.converse(stream, peer).await {
+            if let Some(socket) = http
+                .converse(stream, peer, OnLoopback(is_on_loopback))
+                .await
+            {
                 (http.mqtt)(socket, peer, place);
             }
         });
@@ -117,11 +134,17 @@ impl Http {
     }
 
     /// Answers requests until the client leaves, or one makes it a WebSocket.
-    async fn converse(&self, stream: Stream, peer: SocketAddr) -> Option<WebSocket<Stream>> {
+    async fn converse(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        on_loopback: OnLoopback,
+    ) -> Option<WebSocket<Stream>> {
         let is_upgraded = Arc::new(AtomicBool::new(false));
         let upgraded = Arc::clone(&is_upgraded);
         let router = TowerToHyperService::new(self.router.clone());
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(on_loopback);
             let answering = router.call(request);
             let upgraded = Arc::clone(&upgraded);
             Box::pin(async move {
