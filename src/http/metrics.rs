@@ -49,7 +49,7 @@ pub(super) async fn answer(
     let refused = match metrics.audience {
         Audience::Public => None,
         Audience::Local => foreign(&request),
-        Audience::Off => return unknown(request.uri().clone()).await,
+        Audience::Off => return unknown(),
     };
     if let Some(why) = refused {
         let says = format!(
