@@ -1,8 +1,9 @@
 //! Builds the parts in order, watches over them, and takes them down again.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Gossip};
+use crate::blynk::{Blynk, MAX_FRAME};
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
-use crate::http::{self, Health, Http, Part, WebSockets};
+use crate::http::{self, Health, Http, Messages, Metrics, Part, Text, WebSockets};
 use crate::hub::{self, Hub};
 use crate::model::mask::Mask;
 use crate::mqtt::{self, Mqtt};
@@ -29,6 +31,10 @@ const PACKETS_PER_MESSAGE: usize = 4;
 /// Room for many small packets in one WebSocket message, in bytes, however small the
 /// largest packet is.
 const LEAST_MESSAGE: usize = 64 * 1024;
+
+/// Most bytes of a WebSocket message to an MQTT client: a connection keeps the buffer of
+/// the largest.
+const MOST_SENT: usize = 4 * 1024;
 
 /// Why pinhook does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +63,7 @@ pub struct App {
     gossip: Arc<Gossip>,
     hub: Hub,
     mqtt: Mqtt,
+    blynk: Blynk,
     http: Http,
     tls: Option<Tls>,
     dispatch: Dispatch,
@@ -77,6 +84,7 @@ pub struct Reloader {
     gossip: Arc<Gossip>,
     hub: Hub,
     mqtt: Mqtt,
+    blynk: Blynk,
     tls: Option<Tls>,
     dispatch: Dispatch,
     /// What is in effect, or will be at the next start.
@@ -101,6 +109,7 @@ impl Reloader {
         self.gossip.reconfigure(mask.clone());
         let void = self.access.reconfigure(config.access.clone());
         self.mqtt.evict(&void);
+        self.blynk.evict();
         self.dispatch.reconfigure(&config.webhooks, mask);
         if let (Some(tls), Some(identity)) = (&self.tls, &config.identity) {
             tls.replace(identity);
@@ -189,9 +198,24 @@ impl App {
             Arc::clone(&limiter),
             settings,
         );
-        let http = http(&hub, &access, &gossip, &mqtt, limits.packet);
+        let blynk = Blynk::new(hub.clone(), Arc::clone(&access), Arc::clone(&gossip));
+        let numbers = metrics::source(
+            hub.clone(),
+            mqtt.clone(),
+            blynk.clone(),
+            Arc::clone(&limiter),
+        );
+        let http = Http::new(http::Settings {
+            health: health(&hub),
+            metrics: Metrics::new(numbers, config.metrics),
+            hub: hub.clone(),
+            access: Arc::clone(&access),
+            gossip: Arc::clone(&gossip),
+            mqtt: mqtt_sockets(&mqtt, limits.packet),
+            blynk: config.blynk.then(|| blynk_sockets(&blynk)),
+        });
         let tls = config.identity.as_ref().map(Tls::new);
-        let listeners = bind(&config.listen, tls.as_ref()).await?;
+        let listeners = bind(&config, tls.as_ref()).await?;
         dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
         Ok(App {
             listeners,
@@ -200,6 +224,7 @@ impl App {
             gossip,
             hub,
             mqtt,
+            blynk,
             http,
             tls,
             dispatch,
@@ -214,6 +239,7 @@ impl App {
             gossip: Arc::clone(&self.gossip),
             hub: self.hub.clone(),
             mqtt: self.mqtt.clone(),
+            blynk: self.blynk.clone(),
             tls: self.tls.clone(),
             dispatch: self.dispatch.clone(),
             config: Arc::clone(&self.config),
@@ -255,10 +281,10 @@ impl App {
         let doors = CancellationToken::new();
         let reception = Arc::new(Reception {
             mqtt: self.mqtt.clone(),
+            blynk: self.blynk.clone(),
             http: self.http.clone(),
             arrivals: TaskTracker::new(),
             doors: doors.clone(),
-            was_blynk_said: AtomicBool::new(false),
         });
         for bound in self.listeners {
             let (reception, entrance) = (Arc::clone(&reception), bound.entrance);
@@ -289,20 +315,24 @@ impl App {
         observer.cancel();
         parts.wait_for("observer").await?;
         reception.close().await;
-        tokio::join!(self.http.close(), self.mqtt.close());
+        tokio::join!(self.http.close(), self.mqtt.close(), self.blynk.close());
         Ok(())
     }
 }
 
 /// Binds every address, each with its door.
-async fn bind(listen: &Listen, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenError> {
+async fn bind(config: &Config, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenError> {
     let mut listeners = Vec::new();
-    for (setting, addresses) in listen.settings() {
+    let http = match config.blynk {
+        true => Port::Http,
+        false => Port::HttpAlone,
+    };
+    for (setting, addresses) in config.listen.settings() {
         let (scheme, port, is_secured) = match setting {
             Listen::MQTT => ("mqtt", Port::Mqtt, false),
             Listen::MQTTS => ("mqtts", Port::Mqtt, true),
-            Listen::HTTP => ("http", Port::Http, false),
-            _ => ("https", Port::Http, true),
+            Listen::HTTP => ("http", http, false),
+            _ => ("https", http, true),
         };
         let tls = tls.filter(|_| is_secured).cloned();
         let entrance = Entrance::new(port, setting, tls);
@@ -317,44 +347,57 @@ async fn bind(listen: &Listen, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenEr
     Ok(listeners)
 }
 
-/// The HTTP front end, which hands WebSockets of MQTT to the other one, whose packets
-/// are of `packet` bytes at most.
-fn http(hub: &Hub, access: &Arc<Access>, gossip: &Arc<Gossip>, mqtt: &Mqtt, packet: usize) -> Http {
-    let asked = hub.clone();
-    let well = Part::new("hub", move || {
-        let hub = asked.clone();
+/// What `/healthz` asks.
+fn health(hub: &Hub) -> Health {
+    let hub = hub.clone();
+    let hub = Part::new("hub", move || {
+        let hub = hub.clone();
         async move {
             // On another thread: what waits for a lock here would stop everything.
             let asked = tokio::task::spawn_blocking(move || drop(hub.device("")));
             asked.await.expect("the hub's lock can be taken");
         }
     });
+    Health::new(vec![hub])
+}
+
+/// The WebSockets of MQTT clients, whose packets are of `packet` bytes at most.
+fn mqtt_sockets(mqtt: &Mqtt, packet: usize) -> WebSockets {
     let mqtt = mqtt.clone();
-    // Boxed, since the task of a connection has room for its stream more than once.
-    let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
-    let message = packet.saturating_mul(PACKETS_PER_MESSAGE);
-    Http::new(http::Settings {
-        health: Health::new(vec![well]),
-        hub: hub.clone(),
-        access: Arc::clone(access),
-        gossip: Arc::clone(gossip),
-        mqtt: WebSockets {
-            protocol: Some("mqtt"),
-            max_message: message.max(LEAST_MESSAGE),
-            takeover: Box::new(takeover),
+    let most_received = packet.saturating_mul(PACKETS_PER_MESSAGE);
+    WebSockets {
+        protocol: Some("mqtt"),
+        messages: Messages {
+            most_received: most_received.max(LEAST_MESSAGE),
+            most_sent: MOST_SENT,
+            text: Text::Refused,
         },
-        blynk: None,
-    })
+        // Boxed, since the task of a connection has room for its stream more than once.
+        takeover: Box::new(move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place)),
+    }
+}
+
+/// The WebSockets of sketches: a frame is a message (blynk.md §1.4).
+fn blynk_sockets(blynk: &Blynk) -> WebSockets {
+    let blynk = blynk.clone();
+    WebSockets {
+        protocol: None,
+        messages: Messages {
+            most_received: MAX_FRAME,
+            most_sent: MAX_FRAME,
+            text: Text::Ignored,
+        },
+        takeover: Box::new(move |socket, peer, place| blynk.serve(Box::new(socket), peer, place)),
+    }
 }
 
 /// Shows everybody who is let in to their front end.
 struct Reception {
     mqtt: Mqtt,
+    blynk: Blynk,
     http: Http,
     arrivals: TaskTracker,
     doors: CancellationToken,
-    /// Whether it was said that the Blynk protocol is not built: once is enough.
-    was_blynk_said: AtomicBool,
 }
 
 impl Reception {
@@ -378,17 +421,12 @@ impl Reception {
             stream,
             peer,
             place,
+            is_on_loopback,
         } = opened;
         match door {
             Door::Mqtt => self.mqtt.serve(stream, peer, place),
-            Door::Http => self.http.serve(stream, peer, place),
-            Door::Blynk => {
-                let says = "neither HTTP nor TLS; the Blynk protocol is not built yet";
-                match self.was_blynk_said.swap(true, Ordering::Relaxed) {
-                    true => tracing::debug!("connection from {peer} closed: {says}"),
-                    false => tracing::warn!("connection from {peer} closed: {says}"),
-                }
-            }
+            Door::Http => self.http.serve(stream, peer, place, is_on_loopback),
+            Door::Blynk => self.blynk.serve(stream, peer, place),
         }
     }
 

@@ -1,10 +1,11 @@
-//! HTTP: the two Blynk HTTP APIs, `/healthz`, and the WebSockets, behind which others
-//! speak (product.md §3, §6 and §7). Knows nothing of what goes over those.
+//! HTTP: the two Blynk HTTP APIs, `/healthz`, `/metrics`, and the WebSockets, behind
+//! which others speak (product.md §3, §6 and §7). Knows nothing of what goes over those.
 
 mod audience;
 mod cloud;
 mod health;
 mod legacy;
+mod metrics;
 mod patience;
 mod query;
 mod token;
@@ -36,14 +37,17 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Gossip};
 use crate::hub::Hub;
+use crate::model::metric::Metric;
 use crate::net::{Place, Stream};
+use audience::OnLoopback;
 use patience::Patience;
 use token::{Devices, Peer};
 use upgrade::Agreed;
 
 pub use audience::Audience;
 pub use health::{Health, Part};
-pub use websocket::WebSocket;
+pub use metrics::{Metrics, Source};
+pub use websocket::{Messages, Text, WebSocket};
 
 /// How long a client may take for the head of a request, and be idle between two.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -78,8 +82,8 @@ pub type Takeover = Box<dyn Fn(WebSocket<Stream>, SocketAddr, Place) + Send + Sy
 pub struct WebSockets {
     /// The sub-protocol that clients must offer, if it has one.
     pub protocol: Option<&'static str>,
-    /// Largest message, in bytes; a larger one closes the WebSocket.
-    pub max_message: usize,
+    /// What their messages are.
+    pub messages: Messages,
     /// Who speaks there.
     pub takeover: Takeover,
 }
@@ -88,6 +92,8 @@ pub struct WebSockets {
 pub struct Settings {
     /// Who is asked how pinhook is.
     pub health: Health,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
     /// Where values are.
     pub hub: Hub,
     /// Who may come.
@@ -111,7 +117,14 @@ pub struct Http {
 impl Http {
     /// A front end with these parts behind it.
     pub fn new(settings: Settings) -> Http {
+        let connections = TaskTracker::new();
         let health = Arc::new(settings.health);
+        let (metrics, counted) = (Arc::new(settings.metrics), connections.clone());
+        let show = move |request: Request| {
+            let counted = counted.clone();
+            let own = move || Metric::connections("http", counted.len());
+            metrics::answer(Arc::clone(&metrics), own, request)
+        };
         // Any `Origin` may come to a WebSocket: what a page of another site could do
         // there, it could do only with a login, which no browser adds by itself.
         let upgrade = |sockets: WebSockets| {
@@ -120,6 +133,7 @@ impl Http {
         };
         let mut router = Router::new()
             .route("/healthz", get(move || health::answer(Arc::clone(&health))))
+            .route("/metrics", get(show))
             .route("/mqtt", upgrade(settings.mqtt));
         if let Some(sockets) = settings.blynk {
             let blynk = upgrade(sockets);
@@ -144,17 +158,19 @@ impl Http {
             .fallback(legacy);
         Http {
             router,
-            connections: TaskTracker::new(),
+            connections,
             goodbye: CancellationToken::new(),
         }
     }
 
-    /// Serves a connection in a task of its own.
-    pub fn serve(&self, stream: Stream, peer: SocketAddr, place: Place) {
+    /// Serves a connection in a task of its own; `is_on_loopback` says whether it came
+    /// through a listener that only this machine can reach.
+    pub fn serve(&self, stream: Stream, peer: SocketAddr, place: Place, is_on_loopback: bool) {
         let http = self.clone();
         self.connections.spawn(async move {
             // `place` goes on with the stream if it becomes a WebSocket.
-            if let Some((sockets, socket)) = http.converse(stream, peer).await {
+            let conversation = http.converse(stream, peer, OnLoopback(is_on_loopback));
+            if let Some((sockets, socket)) = conversation.await {
                 (sockets.takeover)(socket, peer, place);
             }
         });
@@ -172,12 +188,14 @@ impl Http {
         &self,
         stream: Stream,
         peer: SocketAddr,
+        on_loopback: OnLoopback,
     ) -> Option<(Arc<WebSockets>, WebSocket<Stream>)> {
         let agreed = Arc::new(OnceLock::new());
         let agreeing = Arc::clone(&agreed);
         let router = TowerToHyperService::new(self.router.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(on_loopback);
             let answering = router.call(request);
             let agreeing = Arc::clone(&agreeing);
             Box::pin(async move {
@@ -218,7 +236,7 @@ impl Http {
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner().into_inner();
         if let (Ok(()), Some(sockets)) = (served, agreed.get()) {
-            let socket = WebSocket::new(stream, parts.read_buf, sockets.max_message).await;
+            let socket = WebSocket::new(stream, parts.read_buf, sockets.messages).await;
             return Some((Arc::clone(sockets), socket));
         }
         let _ = timeout(GOODBYE_TIME, stream.shutdown()).await;

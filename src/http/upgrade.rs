@@ -87,6 +87,7 @@ fn is_offered(headers: &HeaderMap, protocol: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Messages, Text};
     use super::*;
 
     async fn answered(protocol: Option<&'static str>, offered: Option<&str>) -> Response {
@@ -101,7 +102,11 @@ mod tests {
         }
         let sockets = WebSockets {
             protocol,
-            max_message: 1024,
+            messages: Messages {
+                most_received: 1024,
+                most_sent: 1024,
+                text: Text::Refused,
+            },
             takeover: Box::new(|_, _, _| {}),
         };
         answer(request.body(Body::empty()).unwrap(), Arc::new(sockets)).await

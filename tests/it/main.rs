@@ -18,6 +18,7 @@ mod layers;
 mod lifecycle;
 mod limits;
 mod load;
+mod metrics;
 mod mqtt311;
 mod mqtt5;
 mod net;
