@@ -56,9 +56,12 @@ LIBRARIES = {
 
 
 class Sketch(Watched):
-    """A running sketch; use it in a `with`. It is connected when `expect_connects(1)` returns."""
+    """A running sketch; use it in a `with`. It is connected when `expect_connects(1)` returns.
 
-    def __init__(self, library, daemon, token, modules):
+    `modules` is the folder that npm has put its package in; `port` another way to the daemon.
+    """
+
+    def __init__(self, library, daemon, token, modules, port=None):
         super().__init__()
         self.library = library
         self._events = []
@@ -66,7 +69,7 @@ class Sketch(Watched):
         self._ended = False
         asked = {
             "token": token,
-            "port": daemon.ports["https" if library.is_secured else "http"],
+            "port": port or daemon.ports["https" if library.is_secured else "http"],
             "heartbeat": HEARTBEAT,
             "ca": str(daemon.cafile) if library.is_secured else None,
             "pins": PINS,

@@ -5,6 +5,7 @@ all of a case happens on one connection: a sketch that pinhook makes connect aga
 """
 
 import secrets
+import threading
 import time
 import urllib.request
 
@@ -13,6 +14,7 @@ from cases import MOSQUITTO, anna, check, fresh
 from daemon import ZONE_SECONDS
 from paho_client import Paho
 from sketch import LIBRARIES, Sketch
+from slow_line import SlowLine
 
 SKETCH_CASES = []
 
@@ -36,8 +38,8 @@ def sketch_case(name, *libraries):
     return register
 
 
-def porch(world, library):
-    return Sketch(library, world.daemon, world.porch_token, world.node_modules)
+def porch(world, library, port=None):
+    return Sketch(library, world.daemon, world.porch_token, world.node_modules, port)
 
 
 @sketch_case("a sketch's day", *LIBRARIES)
@@ -210,6 +212,39 @@ def check_one_connection(world, sketch, user):
 def logins(world, begin=0):
     """The lines of the log about a sketch that has logged in."""
     return [line for line in world.daemon.log(begin).splitlines() if "sketch" in line and "logged in" in line]
+
+
+# The other libraries take such a frame at any time.
+@sketch_case("what the app writes waits until a sketch has introduced itself", "blynklib")
+def introduction(world, library):
+    is_over = threading.Event()
+
+    def write():
+        while not is_over.wait(0.03):
+            user.publish("pinhook/porch/set/V3", fresh(), qos=0)
+
+    # A quarter of a second between login and introduction, within the second that pinhook waits for it.
+    with Paho(anna(world), "5") as user, SlowLine(world.daemon.ports["http"], 0.25) as line:
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            with porch(world, library, line.port) as sketch:
+                sketch.expect_connects(1)
+                is_over.set()
+                writer.join()
+
+                def write_last():
+                    last = fresh()
+                    user.publish("pinhook/porch/set/V3", last)
+                    return {3: last}
+
+                expect_newest_of(sketch, write_last)
+                found = sketch.count("connect"), sketch.count("disconnect")
+                check(found == (1, 0), f"the sketch has seen {found} connects and disconnects")
+                check(line.connections == 1, f"the sketch has connected {line.connections} times")
+        finally:
+            is_over.set()
+            writer.join()
 
 
 @sketch_case("a sketch with a wrong token is told, and the log says it", "blynklib", "blynk-library-python", "npm")
