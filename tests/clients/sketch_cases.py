@@ -210,8 +210,9 @@ def check_one_connection(world, sketch, user):
 
 
 def logins(world, begin=0):
-    """The lines of the log about a sketch that has logged in."""
-    return [line for line in world.daemon.log(begin).splitlines() if "sketch" in line and "logged in" in line]
+    """The lines of the log, from number `begin` on, that say that the porch has logged in with Blynk."""
+    lines = world.daemon.log(begin).splitlines()
+    return [line for line in lines if "with Blynk" in line and 'client="porch"' in line]
 
 
 # The other libraries take such a frame at any time.
@@ -252,7 +253,7 @@ def wrong_token(world, library):
     wrong, begin = secrets.token_urlsafe(24), world.daemon.log_length()
     with Sketch(library, world.daemon, wrong, world.node_modules) as sketch:
         sketch.expect_said(library.refused)
-        world.daemon.expect_log("token", begin)
+        world.daemon.expect_log("refused: no device has this token", begin)
         with porch(world, library) as honest:
             honest.expect_connects(1)
             ring(world, honest)
