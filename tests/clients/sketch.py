@@ -24,14 +24,20 @@ HEARTBEAT = 2
 # Handlers stand at V0 and on, this many.
 PINS = 64
 
-# `refused`: what it says to a wrong token. `takes_all`: whether it takes all frames that come at once;
+# `refused`: what it says to a wrong token. `buffer`: bytes in the longest frame it takes. `takes_all`: whether it takes all frames that come at once;
 # blynklib looks at the first of what it has read and forgets the others. `can`: what not all of them can.
-Library = namedtuple("Library", "name program refused is_secured takes_all can")
+Library = namedtuple("Library", "name program refused buffer is_secured takes_all can")
 
-BLYNKLIB = {"program": "sketch_blynklib.py", "refused": "Invalid Auth Token", "can": {"email", "rtc"}}
+BLYNKLIB = {
+    "program": "sketch_blynklib.py",
+    "refused": "Invalid Auth Token",
+    "buffer": 1024,
+    "can": {"email", "rtc"},
+}
 NPM = {
     "program": "sketch_npm.cjs",
     "refused": "Could not login: INVALID_TOKEN",
+    "buffer": 4096,
     "takes_all": True,
     "can": {"bridge", "email", "event", "sync_all"},
 }
@@ -45,6 +51,7 @@ LIBRARIES = {
             "blynk-library-python",
             program="sketch_blynk_library_python.py",
             refused="Invalid auth token",
+            buffer=1024,
             is_secured=False,
             takes_all=True,
             can={"event"},

@@ -7,6 +7,7 @@ all of a case happens on one connection: a sketch that pinhook makes connect aga
 import secrets
 import threading
 import time
+import urllib.error
 import urllib.request
 
 import mosquitto
@@ -15,6 +16,7 @@ from daemon import ZONE_SECONDS
 from paho_client import Paho
 from sketch import LIBRARIES, Sketch
 from slow_line import SlowLine
+from waiting import DEADLINE
 
 SKETCH_CASES = []
 
@@ -62,6 +64,7 @@ def day(world, library):
                 events(world, sketch)
             if "rtc" in library.can:
                 clock(sketch)
+            budget(sketch, user)
             burst(sketch, user)
             heartbeats(sketch, 3)
             ring(world, sketch, user)
@@ -102,11 +105,15 @@ def write_by_http(world, sketch, *values):
 
 
 def http(world, path):
-    """Asks Blynk's HTTP API for something of the porch; any status but 200 fails."""
+    """Asks Blynk's HTTP API for something of the porch and returns the answer; it has to be a success."""
     url = f"http://127.0.0.1:{world.daemon.ports['http']}/{world.porch_token}/{path}"
     # No proxy of this machine may come between.
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as response:
-        return response.read()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=DEADLINE) as response:
+            return response.read()
+    except urllib.error.HTTPError as problem:
+        raise AssertionError(f"GET /TOKEN/{path}: {problem.code} {problem.read()!r}") from None
 
 
 def sync(sketch, stored):
@@ -130,7 +137,7 @@ def sync(sketch, stored):
 def expect_newest_of(sketch, cause):
     """Calls `cause`, and waits for the writes it returns. Of a library that looks at one frame in what it
     has read, a busy machine may cost one although they come one by one: it has three tries."""
-    tries, seconds = (1, 10) if sketch.library.takes_all else (3, 5)
+    tries, seconds = (1, DEADLINE) if sketch.library.takes_all else (3, 5)
     for left in reversed(range(tries)):
         newest = cause()
         try:
@@ -176,6 +183,18 @@ def clock(sketch):
     values = sketch.expect_rtc()
     off = int(values[0]) - (time.time() + ZONE_SECONDS)
     check(len(values) == 1 and abs(off) < 60, f"rtc: {values}, which is {off} s off")
+
+
+def budget(sketch, user):
+    """The longest frame that fits the library's buffer arrives; one byte more would end its connection."""
+    longest, marker = (sketch.library.buffer - len(b"HHHHHvw\0003\0")) * "x", fresh()
+    user.publish("pinhook/porch/set/V3", longest)
+    sketch.expect_write(3, longest)
+    user.publish("pinhook/porch/set/V3", longest + "y")
+    user.publish("pinhook/porch/set/V3", marker)
+    sketch.expect_write(3, marker)
+    found = [len(values[0]) for values in sketch.writes(3)]
+    check(found == [len(longest), len(marker)], f"V3: values of {found} characters")
 
 
 def burst(sketch, user):
