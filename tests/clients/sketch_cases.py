@@ -73,7 +73,7 @@ def day(world, library):
             begin = world.daemon.log_length()
             world.daemon.restart()
             sketch.expect_connects(2, BACK)
-            check(logins(world, begin), f"no login in the log after the restart:\n{world.daemon.log(begin)}")
+            world.daemon.expect_log(LOGIN, begin)
             ring(world, sketch)
             write_by_http(world, sketch, fresh())
 
@@ -225,16 +225,14 @@ def check_one_connection(world, sketch, user):
     check(found == (1, 0), f"the sketch has seen {found} connects and disconnects")
     told = [m.payload for m in user.received() if m.topic == "pinhook/porch/status" and not m.retained]
     check(told == [b"online"], f"a user has seen {told} on status")
-    check(len(logins(world)) == 1, f"logins in the log: {logins(world)}")
+    logins = [line for line in world.daemon.log().splitlines() if LOGIN in line]
+    check(len(logins) == 1, f"logins in the log: {logins}")
 
 
-def logins(world, begin=0):
-    """The lines of the log, from number `begin` on, that say that the porch has logged in with Blynk."""
-    lines = world.daemon.log(begin).splitlines()
-    return [line for line in lines if "with Blynk" in line and 'client="porch"' in line]
+# What the log says when the porch has logged in.
+LOGIN = 'with Blynk client="porch"'
 
 
-# The other libraries take such a frame at any time.
 @sketch_case("what the app writes waits until a sketch has introduced itself", "blynklib")
 def introduction(world, library):
     is_over = threading.Event()
