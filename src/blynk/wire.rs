@@ -1,24 +1,16 @@
 //! The stream of one sketch: whole frames in, and out one write call for each.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::frame::{Frame, HEADER};
-
-/// Bytes of one read. The room for it is one for all sketches of a thread: none of them
-/// keeps a buffer while it has nothing to say.
-const READ: usize = 4 * 1024;
-
-thread_local! {
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
-}
+use crate::net::poll_read;
 
 /// The stream of one sketch.
 pub(super) struct Wire<S> {
@@ -94,13 +86,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ROOM.with_borrow_mut(|room| {
-            let mut room = ReadBuf::new(room);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
-            let read = room.filled();
-            self.inbox.extend_from_slice(read);
-            Poll::Ready(Ok(read.len()))
-        })
+        let inbox = &mut self.inbox;
+        poll_read(&mut self.stream, cx, |read| inbox.extend_from_slice(read))
     }
 
     /// Takes the next whole frame out of what was read, as bytes.

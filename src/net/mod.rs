@@ -5,9 +5,11 @@
 mod door;
 mod holder;
 mod listener;
+mod reading;
 mod stream;
 pub mod tls;
 
 pub use door::{Door, Entrance, Opened, Port};
 pub use listener::{Accepted, Limiter, ListenError, Listener, Place, Refused, Settings};
+pub use reading::poll_read;
 pub use stream::Stream;

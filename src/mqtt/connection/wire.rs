@@ -1,14 +1,14 @@
 //! A client's stream with its codec and buffers, and messages as packets.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
 use super::super::codec::{Codec, DecodeError, EncodeError};
 use super::super::mount::Mount;
@@ -17,15 +17,7 @@ use super::super::packet::{
 };
 use super::aliases::Told;
 use crate::broker;
-use std::sync::Arc;
-
-/// Bytes of one read. The room for it is one for all connections of a thread: none of them keeps a
-/// buffer while it has nothing to say.
-const READ: usize = 16 * 1024;
-
-thread_local! {
-    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
-}
+use crate::net::poll_read;
 
 /// A buffer that has grown beyond this is given back when it is empty.
 const KEPT: usize = 512;
@@ -128,13 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ROOM.with_borrow_mut(|room| {
-            let mut room = ReadBuf::new(room);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
-            let read = room.filled();
-            self.inbox.extend_from_slice(read);
-            Poll::Ready(Ok(read.len()))
-        })
+        let inbox = &mut self.inbox;
+        poll_read(&mut self.stream, cx, |read| inbox.extend_from_slice(read))
     }
 
     /// Takes the next whole packet out of what was read.
