@@ -222,7 +222,7 @@ pinhook_wait_seconds_count{webhook="ask"} 3
                 Off,
                 "localhost",
                 StatusCode::NOT_FOUND,
-                "there is nothing at `/metrics`\n",
+                "there is nothing at this path\n",
             ),
         ] {
             let blynk = || vec![Metric::connections("blynk", 2_u64)];
