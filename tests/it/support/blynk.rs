@@ -1,0 +1,452 @@
+//! A sketch in bytes: the other side of the Blynk protocol, written from blynk.md and from
+//! nothing of pinhook's own.
+//!
+//! What it sends is cut and joined at random, since the real ones send header and body apart
+//! (blynk.md §1.1). The dice are seeded by the name of the case, so a case that fails fails again.
+
+mod daemon;
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::{PATIENCE, within};
+
+pub use daemon::{Ports, TOK, http_get};
+
+/// How long nothing must happen where there is no frame to wait for instead: the least that the
+/// legacy server's own tests take for silence (blynk.md §6.4).
+pub const PAUSE: Duration = Duration::from_millis(400);
+
+/// Commands (blynk.md §1.2).
+pub mod command {
+    pub const RESPONSE: u8 = 0;
+    pub const PING: u8 = 6;
+    pub const TWEET: u8 = 12;
+    pub const EMAIL: u8 = 13;
+    pub const NOTIFY: u8 = 14;
+    pub const BRIDGE: u8 = 15;
+    pub const SYNC: u8 = 16;
+    pub const INTERNAL: u8 = 17;
+    pub const SMS: u8 = 18;
+    pub const PROPERTY: u8 = 19;
+    pub const HARDWARE: u8 = 20;
+    pub const LOGIN: u8 = 29;
+    pub const EVENT_LOG: u8 = 64;
+}
+
+use command::{HARDWARE, LOGIN, PING, RESPONSE};
+
+/// The bytes of a frame; `·` in its body is a NUL.
+pub fn frame(command: u8, id: u16, body: &str) -> Vec<u8> {
+    frame_of(command, id, body.replace('·', "\0").as_bytes())
+}
+
+/// The bytes of a frame with any body.
+pub fn frame_of(command: u8, id: u16, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).expect("a body that a frame can hold");
+    let (id, length) = (id.to_be_bytes(), length.to_be_bytes());
+    [&[command], &id[..], &length, body].concat()
+}
+
+/// The bytes of a RESPONSE.
+pub fn response(id: u16, status: u16) -> Vec<u8> {
+    [&[RESPONSE], &id.to_be_bytes()[..], &status.to_be_bytes()].concat()
+}
+
+/// The bytes that `text` says in hexadecimal digits; blanks are passed over.
+pub fn bytes(text: &str) -> Vec<u8> {
+    let digits: Vec<_> = text
+        .chars()
+        .filter(|digit| !digit.is_whitespace())
+        .collect();
+    let digit = |digit: &char| {
+        digit
+            .to_digit(16)
+            .unwrap_or_else(|| panic!("no hex: {text}"))
+    };
+    let byte = |pair: &[char]| (digit(&pair[0]) * 16 + digit(&pair[1])) as u8;
+    assert!(digits.len().is_multiple_of(2), "half a byte: {text}");
+    digits.chunks(2).map(byte).collect()
+}
+
+/// `bytes` in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "{byte:02x}").expect("a text grows");
+    }
+    text
+}
+
+/// What a sketch's bytes travel in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Tcp,
+    Tls,
+    WebSocket,
+    WebSocketInTls,
+}
+
+/// A stream of any kind.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+enum Wire {
+    Stream(Box<dyn Stream>),
+    WebSocket(Box<WebSocketStream<Box<dyn Stream>>>),
+}
+
+/// A frame as it arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    pub command: u8,
+    pub id: u16,
+    /// Of a RESPONSE; else 0.
+    pub status: u16,
+    /// With `·` for each NUL.
+    pub body: String,
+}
+
+/// A sketch's connection.
+pub struct Sketch {
+    wire: Wire,
+    dice: Dice,
+    /// What was said and is not sent yet.
+    held: Vec<u8>,
+    received: Vec<u8>,
+    next_ping: u16,
+}
+
+impl Sketch {
+    /// Connects over TCP and says nothing yet; the dice are seeded by `name`.
+    pub async fn tcp(address: SocketAddr, name: &str) -> Sketch {
+        let stream = within("a connection", TcpStream::connect(address)).await;
+        let stream = stream.expect("a connection");
+        stream.set_nodelay(true).expect("a socket");
+        Sketch::over(Box::new(stream), name)
+    }
+
+    /// Connects with a receive buffer so small that not reading is felt soon.
+    pub async fn small(address: SocketAddr, name: &str) -> Sketch {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("a small buffer");
+        let stream = within("a connection", socket.connect(address)).await;
+        Sketch::over(Box::new(stream.expect("a connection")), name)
+    }
+
+    /// On a stream that is open.
+    pub fn over(stream: Box<dyn Stream>, name: &str) -> Sketch {
+        Sketch::on(Wire::Stream(stream), name)
+    }
+
+    /// On a stream that is to become a WebSocket.
+    pub async fn over_websocket(stream: Box<dyn Stream>, name: &str) -> Sketch {
+        let upgrading = tokio_tungstenite::client_async_with_config(
+            "ws://localhost/websocket",
+            stream,
+            Some(WebSocketConfig::default()),
+        );
+        let (socket, _) = within("a WebSocket", upgrading)
+            .await
+            .unwrap_or_else(|error| panic!("{name}: no WebSocket: {error}"));
+        Sketch::on(Wire::WebSocket(Box::new(socket)), name)
+    }
+
+    fn on(wire: Wire, name: &str) -> Sketch {
+        Sketch {
+            wire,
+            dice: Dice::new(name),
+            held: Vec::new(),
+            received: Vec::new(),
+            next_ping: 0xEE00,
+        }
+    }
+
+    /// Logs in with `token`, and expects to be let in.
+    pub async fn log_in(&mut self, token: &str) {
+        self.say(LOGIN, 1, token);
+        self.expect(&response(1, 200)).await;
+    }
+
+    /// Introduces itself, as libraries do after their login, with room for frames of `buff_in`.
+    pub async fn introduce(&mut self, buff_in: u32) {
+        let info = format!("ver·0.6.1·h-beat·10·buff-in·{buff_in}·dev·Linux·");
+        self.say(command::INTERNAL, 2, &info);
+        self.expect(&response(2, 200)).await;
+    }
+
+    /// Says a frame; `·` in its body is a NUL.
+    pub fn say(&mut self, command: u8, id: u16, body: &str) {
+        self.send(&frame(command, id, body));
+    }
+
+    /// Writes a pin, such as `vw·5·21`; nobody answers that.
+    pub async fn write(&mut self, body: &str) {
+        self.say(HARDWARE, 3, body);
+        self.flush().await;
+    }
+
+    /// Says bytes, which may wait for those that are said next, or for the next wait.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.held.extend(bytes);
+    }
+
+    /// Sends what was said, in pieces. Whether the daemon takes it is seen by what it says: it may
+    /// have closed the connection in the middle, and rightly.
+    pub async fn flush(&mut self) {
+        /// Pauses in one go: a body of 64 KiB is not to take a minute.
+        const PAUSES: usize = 10;
+        let held = std::mem::take(&mut self.held);
+        let most = match self.dice.below(3) {
+            0 if held.len() <= 400 => 1,
+            1 => 7.max(held.len() / 50),
+            _ => held.len().max(1),
+        };
+        let (mut rest, mut pauses) = (&held[..], 0);
+        while !rest.is_empty() {
+            let length = 1 + self.dice.below(most.min(rest.len()));
+            let (piece, after) = rest.split_at(length);
+            if !self.pass(piece).await {
+                return;
+            }
+            rest = after;
+            match self.dice.below(8) {
+                0 if pauses < PAUSES => {
+                    pauses += 1;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                1..=4 => tokio::task::yield_now().await,
+                _ => {}
+            }
+        }
+    }
+
+    async fn pass(&mut self, piece: &[u8]) -> bool {
+        let passing = async {
+            match &mut self.wire {
+                Wire::Stream(stream) => {
+                    stream.write_all(piece).await.is_ok() && stream.flush().await.is_ok()
+                }
+                Wire::WebSocket(socket) => {
+                    let message = Message::Binary(piece.to_vec().into());
+                    socket.send(message).await.is_ok()
+                }
+            }
+        };
+        within("bytes to be taken", passing).await
+    }
+
+    /// Sends a text message, where there are messages.
+    pub async fn text_message(&mut self, text: &str) {
+        self.flush().await;
+        match &mut self.wire {
+            Wire::Stream(_) => panic!("only a WebSocket has messages"),
+            Wire::WebSocket(socket) => socket.send(text.into()).await.expect("sent"),
+        }
+    }
+
+    /// Expects exactly these bytes next.
+    pub async fn expect(&mut self, expected: &[u8]) {
+        self.flush().await;
+        let is_there = tokio::time::timeout(PATIENCE, async {
+            while self.received.len() < expected.len() {
+                // What is wrong is wrong already.
+                if !expected.starts_with(&self.received) || !self.receive().await {
+                    return false;
+                }
+            }
+            true
+        });
+        let wrong = match is_there.await {
+            Ok(true) if self.received.starts_with(expected) => {
+                self.received.drain(..expected.len());
+                return;
+            }
+            Ok(true) => "found",
+            Ok(false) if expected.starts_with(&self.received) => "the connection ended after",
+            Ok(false) => "found",
+            Err(_) => "nothing more came after",
+        };
+        let found = hex(&self.received);
+        panic!("expected {}, {wrong} `{found}`", hex(expected));
+    }
+
+    /// Expects these frames next, in any order.
+    pub async fn expect_all(&mut self, mut expected: Vec<Vec<u8>>) {
+        while !expected.is_empty() {
+            let frame = self.whole_frame().await;
+            let place = expected.iter().position(|expected| *expected == frame);
+            match place {
+                Some(place) => drop(expected.swap_remove(place)),
+                None => panic!("found {}, expected one of {expected:?}", hex(&frame)),
+            }
+        }
+    }
+
+    /// The next frame.
+    pub async fn frame(&mut self) -> Frame {
+        let bytes = self.whole_frame().await;
+        let (id, number) = (two(&bytes[1..]), two(&bytes[3..]));
+        let body = String::from_utf8_lossy(&bytes[5..]).replace('\0', "·");
+        Frame {
+            command: bytes[0],
+            id,
+            status: if bytes[0] == RESPONSE { number } else { 0 },
+            body,
+        }
+    }
+
+    /// The next HARDWARE frame, as its id and its body; any other frame is a mistake.
+    pub async fn hardware(&mut self) -> (u16, String) {
+        let frame = self.frame().await;
+        assert_eq!(frame.command, HARDWARE, "{frame:?}");
+        (frame.id, frame.body)
+    }
+
+    async fn whole_frame(&mut self) -> Vec<u8> {
+        self.flush().await;
+        let reading = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(length) = frame_length(&self.received)
+                    && self.received.len() >= length
+                {
+                    return Some(self.received.drain(..length).collect());
+                }
+                if !self.receive().await {
+                    return None;
+                }
+            }
+        });
+        match reading.await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => panic!("the connection ended after `{}`", hex(&self.received)),
+            Err(_) => panic!(
+                "no frame within {PATIENCE:?} after `{}`",
+                hex(&self.received)
+            ),
+        }
+    }
+
+    /// Expects that nothing has come and that the connection is served: the answer to a PING is
+    /// the very next frame.
+    ///
+    /// What others cause may be on its way still; a frame that others cause later, and that must
+    /// be the next, says more about that.
+    pub async fn quiet(&mut self) {
+        self.next_ping = self.next_ping.wrapping_add(1).max(0xEE00);
+        let id = self.next_ping;
+        self.say(PING, id, "");
+        self.expect(&response(id, 200)).await;
+    }
+
+    /// Expects the end of the connection with nothing before it.
+    pub async fn closed(&mut self) {
+        self.closed_within(PATIENCE).await;
+    }
+
+    /// Expects the end of the connection by then, with nothing before it.
+    pub async fn closed_within(&mut self, patience: Duration) {
+        self.flush().await;
+        let ending = tokio::time::timeout(patience, async {
+            while self.received.is_empty() && self.receive().await {}
+        });
+        let in_time = ending.await.is_ok();
+        let found = hex(&self.received);
+        assert!(found.is_empty(), "expected the end, found `{found}`");
+        assert!(in_time, "the connection did not end within {patience:?}");
+    }
+
+    /// Expects that nothing comes for [`PAUSE`], where no PING can be answered.
+    pub async fn pause(&mut self) {
+        self.flush().await;
+        let reading = tokio::time::timeout(PAUSE, self.receive()).await;
+        let found = hex(&self.received);
+        assert!(found.is_empty(), "expected nothing, found `{found}`");
+        assert!(reading.is_err(), "expected nothing, found the end");
+    }
+
+    /// Takes what comes until the connection has been silent for so long or has ended; how many
+    /// bytes that was.
+    pub async fn drain(&mut self, silence: Duration) -> usize {
+        let mut count = 0;
+        while let Ok(true) = tokio::time::timeout(silence, self.receive()).await {
+            count += std::mem::take(&mut self.received).len();
+        }
+        count
+    }
+
+    /// Hangs up.
+    pub async fn leave(mut self) {
+        self.flush().await;
+        match &mut self.wire {
+            Wire::Stream(stream) => drop(stream.shutdown().await),
+            Wire::WebSocket(socket) => drop(socket.close().await),
+        }
+    }
+
+    /// Waits for bytes; `false` at the end of the connection. Cancel-safe.
+    async fn receive(&mut self) -> bool {
+        match &mut self.wire {
+            Wire::Stream(stream) => {
+                // A reset is an end too, and so is TLS that ends without saying so.
+                matches!(stream.read_buf(&mut self.received).await, Ok(1..))
+            }
+            Wire::WebSocket(socket) => loop {
+                match socket.next().await {
+                    Some(Ok(Message::Binary(data))) => {
+                        // One message for each frame (blynk.md §1.4).
+                        let length = frame_length(&data);
+                        assert_eq!(length, Some(data.len()), "not a frame: {}", hex(&data));
+                        self.received.extend(data);
+                        return true;
+                    }
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(Message::Close(_)) | Err(_)) | None => return false,
+                    Some(Ok(other)) => panic!("no such message is expected: {other:?}"),
+                }
+            },
+        }
+    }
+}
+
+fn two(bytes: &[u8]) -> u16 {
+    u16::from_be_bytes([bytes[0], bytes[1]])
+}
+
+/// How many bytes the frame has that begins here, where that is known already.
+fn frame_length(bytes: &[u8]) -> Option<usize> {
+    let header = bytes.get(..5)?;
+    match header[0] {
+        RESPONSE => Some(5),
+        _ => Some(5 + usize::from(two(&header[3..]))),
+    }
+}
+
+/// Splitmix64, which is short and good enough to cut bytes with.
+pub struct Dice(u64);
+
+impl Dice {
+    /// Seeded by a name.
+    pub fn new(name: &str) -> Dice {
+        // FNV-1a.
+        let seed = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3);
+        Dice(name.bytes().fold(0xCBF2_9CE4_8422_2325, seed))
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) % end as u64) as usize
+    }
+}
