@@ -10,7 +10,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::Access;
+use crate::access::{Access, Gossip};
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
@@ -53,6 +53,8 @@ pub enum Error {
 pub struct App {
     listeners: Vec<Bound>,
     limiter: Arc<Limiter>,
+    access: Arc<Access>,
+    gossip: Arc<Gossip>,
     hub: Hub,
     mqtt: Mqtt,
     http: Http,
@@ -71,6 +73,8 @@ struct Bound {
 /// Takes another configuration while pinhook runs; cheap to clone.
 #[derive(Clone)]
 pub struct Reloader {
+    access: Arc<Access>,
+    gossip: Arc<Gossip>,
     hub: Hub,
     mqtt: Mqtt,
     tls: Option<Tls>,
@@ -94,7 +98,9 @@ impl Reloader {
         let waiting = current.needs_restart(&config);
         let mask = mask(&config);
         self.hub.reconfigure(routes(&config), Instant::now());
-        self.mqtt.reconfigure(config.access.clone(), mask.clone());
+        self.gossip.reconfigure(mask.clone());
+        let void = self.access.reconfigure(config.access.clone());
+        self.mqtt.evict(&void);
         self.dispatch.reconfigure(&config.webhooks, mask);
         if let (Some(tls), Some(identity)) = (&self.tls, &config.identity) {
             tls.replace(identity);
@@ -173,12 +179,14 @@ impl App {
             connections: limits.connections,
             per_address: limits.connections_per_address,
         }));
+        let access = Arc::new(Access::new(config.access.clone()));
+        let gossip = Arc::new(Gossip::new(mask));
         let mqtt = Mqtt::new(
             hub.clone(),
             broker,
-            Access::new(config.access.clone()),
+            Arc::clone(&access),
+            Arc::clone(&gossip),
             Arc::clone(&limiter),
-            mask,
             settings,
         );
         let http = http(&hub, &mqtt, limits.packet);
@@ -188,6 +196,8 @@ impl App {
         Ok(App {
             listeners,
             limiter,
+            access,
+            gossip,
             hub,
             mqtt,
             http,
@@ -200,6 +210,8 @@ impl App {
     /// What takes another configuration while pinhook runs.
     pub fn reloader(&self) -> Reloader {
         Reloader {
+            access: Arc::clone(&self.access),
+            gossip: Arc::clone(&self.gossip),
             hub: self.hub.clone(),
             mqtt: self.mqtt.clone(),
             tls: self.tls.clone(),

@@ -229,6 +229,39 @@ impl Access {
         }
     }
 
+    /// Logs in a device by its token alone, as Blynk and its HTTP APIs do.
+    ///
+    /// # Errors
+    ///
+    /// As [`log_in`](Self::log_in).
+    pub fn log_in_by_token(
+        &self,
+        token: &str,
+        address: IpAddr,
+    ) -> Result<Arc<DeviceLogin>, Denied> {
+        match self.look_up(MOUNTED, token) {
+            Found::Principal(Some(Principal::Device { login, .. })) => Ok(login),
+            _ => Err(self.deny(Network::from(address), Instant::now())),
+        }
+    }
+
+    /// The device that has this token. No failure is counted: it is for somebody who
+    /// has logged in and is told nothing of tokens they may not use.
+    pub fn device_by_token(&self, token: &str) -> Option<Arc<DeviceLogin>> {
+        match self.look_up(MOUNTED, token) {
+            Found::Principal(Some(Principal::Device { login, .. })) => Some(login),
+            _ => None,
+        }
+    }
+
+    /// Whether a device that logged in with its token could do so now.
+    pub fn is_current_token(&self, login: &Arc<DeviceLogin>) -> bool {
+        self.is_current(&Principal::Device {
+            login: Arc::clone(login),
+            is_mounted: true,
+        })
+    }
+
     async fn find(&self, credentials: &Credentials<'_>, network: Network) -> Option<Principal> {
         let &Credentials { name, secret, .. } = credentials;
         let user = match self.look_up(name, secret) {

@@ -1,6 +1,7 @@
-//! Who someone is, and what they may touch.
+//! Who someone is, and what they may touch; and what the log says of them.
 
 mod base;
+mod gossip;
 mod logins;
 mod password;
 mod penalty;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use crate::model::{Device, UserName};
 
 pub use base::{BaseTopic, BaseTopicError, MAX_BASE};
+pub use gossip::{Gossip, plain};
 pub use logins::{Access, Credentials, Denied, Penalty, Principal};
 pub use password::{PasswordHash, PasswordHashError, hash};
 pub use rules::{Filter, Filters, Refusal};

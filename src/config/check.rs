@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crate::access::{self, BaseTopic, MAX_BASE};
+use crate::http::Audience;
 use crate::model::Device;
 
 use super::read::{At, Fields, Reader};
@@ -16,11 +17,7 @@ use super::{Config, Limits, Listen, LogFormat, identity, logins, schema, webhook
 /// noted no problem.
 pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
     let top = reader.fields(root, &schema::TOP);
-    for key in ["blynk", "metrics"] {
-        if let Some(at) = top.get(key) {
-            only_off(reader, at);
-        }
-    }
+    let blynk = top.get("blynk").and_then(|at| reader.switch(at));
     let listeners = listen(reader, &top);
     let identity = identity::identity(reader, &top, listeners.secured.as_ref());
     let zone = top.get("tz").and_then(|at| zone(reader, at));
@@ -32,6 +29,14 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
             ("text", LogFormat::Text),
             ("json", LogFormat::Json),
             ("journal", LogFormat::Journal),
+        ];
+        reader.choice(at, &words)
+    });
+    let metrics = top.get("metrics").and_then(|at| {
+        let words = [
+            ("local", Audience::Local),
+            ("public", Audience::Public),
+            ("off", Audience::Off),
         ];
         reader.choice(at, &words)
     });
@@ -58,6 +63,7 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
 
     Config {
         listen: listeners.listen,
+        blynk: blynk.unwrap_or(true),
         identity,
         log: log.unwrap_or_else(|| "info".to_owned()),
         log_format: log_format.unwrap_or(LogFormat::Auto),
@@ -69,20 +75,11 @@ pub(super) fn config(reader: &mut Reader<'_>, root: &At<'_>) -> Config {
             users,
         },
         webhooks,
+        metrics: metrics.unwrap_or_default(),
         limits: limits.unwrap_or_default(),
         secrets: std::mem::take(&mut reader.secrets),
         warnings: Vec::new(),
         uses_demo_token,
-    }
-}
-
-fn only_off(reader: &mut Reader<'_>, at: &At<'_>) {
-    if !at.is_off() {
-        let name = at.path.rsplit('.').next().unwrap_or_default();
-        let fault = at.fault(format!("`{name}` is not built yet in this version"));
-        reader
-            .faults
-            .push(fault.expected("`off`, or nothing: leave it out"));
     }
 }
 

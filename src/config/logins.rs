@@ -1,22 +1,19 @@
 //! Reads `devices` and `users`: everybody who may log in.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::access::{BaseTopic, DeviceLogin, Filter, Filters, PasswordHash, User};
 use crate::model::device::TokenError;
-use crate::model::pin::PinError;
-use crate::model::{Device, Pin, Token, UserName};
+use crate::model::{Device, DeviceName, Token, UserName};
 
 use super::Listen;
+use super::pins;
 use super::read::{At, Fields, Reader};
 use super::report::{Fault, Span};
-use super::tree::Key;
+use super::tree::{Key, Value};
 use super::{DEMO_TOKEN, schema};
-
-/// Longest name of a pin, in characters (product.md §2).
-const MAX_PIN_NAME: usize = 50;
 
 /// What a device may say it takes, in bytes: from the smallest packet with a
 /// topic and something in it to the largest of MQTT (MQTT-1.5.5).
@@ -74,7 +71,11 @@ pub(super) fn devices(
     };
     let mut devices = Vec::new();
     let mut tokens: HashMap<String, String> = HashMap::new();
-    for (key, at) in reader.entries(at, "a map of device names") {
+    let entries = reader.entries(at, "a map of device names");
+    // A device may be named before it is defined.
+    let all: Vec<&str> = entries.iter().map(|(key, _)| key.text.as_str()).collect();
+    let known: HashSet<&str> = all.iter().copied().collect();
+    for (key, at) in entries {
         let name = login_name(reader, key, "devices", names);
         if reader.is_misplaced(key, &at, &schema::DEVICE) {
             continue;
@@ -104,12 +105,15 @@ pub(super) fn devices(
             }
         }
         let vars = fields.get("vars").map(|at| vars(reader, at));
-        let pin_names = fields.get("pins").map(|at| pins(reader, at));
+        let pins = fields.get("pins").map(|at| pins::pins(reader, at));
+        let pins = pins.unwrap_or_default();
         let names_in_topics = fields
             .get("names_in_topics")
             .and_then(|at| reader.boolean(at));
         let max_message = fields.get("max_message");
         let max_message = max_message.and_then(|at| reader.size(at, MESSAGE));
+        let bridge_to = fields.get("bridge_to");
+        let bridge_to = bridge_to.map(|at| bridge_to_of(reader, at, &all, &known));
         let publish = filters(reader, fields.get("publish"), Whose::Device(base));
         let subscribe = filters(reader, fields.get("subscribe"), Whose::Device(base));
         let Some(name) = name else { continue };
@@ -123,9 +127,11 @@ pub(super) fn devices(
             name,
             token: token.map_or_else(unreadable, |(_, token)| token),
             vars: vars.unwrap_or_default(),
-            pin_names: pin_names.unwrap_or_default(),
+            pin_names: pins.names,
+            pin_modes: pins.modes,
             names_in_topics: names_in_topics.unwrap_or(false),
             max_message: max_message.map(|bytes| bytes as usize),
+            bridge_to: bridge_to.unwrap_or_default(),
         };
         devices.push(ReadDevice {
             login: DeviceLogin {
@@ -172,79 +178,52 @@ fn vars(reader: &mut Reader<'_>, at: &At<'_>) -> BTreeMap<String, String> {
     vars
 }
 
-fn pins(reader: &mut Reader<'_>, at: &At<'_>) -> BTreeMap<Pin, String> {
-    let mut seen: HashMap<Pin, usize> = HashMap::new();
-    let mut names: BTreeMap<Pin, String> = BTreeMap::new();
-    for (key, at) in reader.entries(at, "a map of pins, such as `V5: {name: soil}`") {
-        let pin: Option<Pin> = match key.text.parse() {
-            Ok(pin) => Some(pin),
-            Err(error) => {
-                let fault = Fault::new(key.span, at.path.clone(), pin_problem(&key.text, &error));
-                reader.faults.push(fault.expected(PIN_EXPECTED));
-                None
-            }
-        };
-        if let Some(line) = pin.and_then(|pin| seen.insert(pin, key.span.line)) {
-            let found = format!("the pin `{}` is also on line {line}", key.text);
-            let fault = Fault::new(key.span, at.path.clone(), found);
-            reader
-                .faults
-                .push(fault.expected("each pin once, in whatever case"));
-        }
-        let fields = reader.fields(&at, &schema::PIN);
-        let Some((at, name)) = fields
-            .get("name")
-            .and_then(|at| Some((at, pin_name(reader, at)?)))
-        else {
+/// The devices that a device may bridge to; nothing at all is none.
+fn bridge_to_of(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    all: &[&str],
+    known: &HashSet<&str>,
+) -> Vec<DeviceName> {
+    const EXPECTED: &str = "the name of a device, or a list of names";
+    let items = match &at.node.value {
+        Value::Scalar(_) if !at.node.is_null() => vec![at.clone()],
+        _ => reader.list(at, EXPECTED),
+    };
+    let mut devices = Vec::new();
+    let mut seen = HashSet::new();
+    for item in items {
+        let Some(text) = reader.text(&item, EXPECTED) else {
             continue;
         };
-        let Some(pin) = pin else { continue };
-        if let Some((other, _)) = names.iter().find(|(_, known)| **known == name) {
-            let fault = at.fault(format!("the name of `{other}` a second time"));
-            reader
-                .faults
-                .push(fault.expected("a name of its own for each pin"));
+        if !known.contains(text.as_str()) {
+            let fault = unknown_device(&item, &text, all.iter().copied());
+            reader.faults.push(fault);
+        } else if seen.contains(&text) {
+            let fault = item.fault(format!("{} a second time", item.describe()));
+            reader.faults.push(fault.expected("each device once"));
         } else {
-            names.insert(pin, name);
+            // A name that a device cannot have is a problem where it is given.
+            devices.extend(text.parse::<DeviceName>());
+            seen.insert(text);
         }
     }
-    names
+    devices
 }
 
-/// What pins look like, for messages.
-pub(super) const PIN_EXPECTED: &str = "a pin: V, D or A and a number from 0 to 255, as in V5";
-
-/// What is wrong with a text that is no pin.
-pub(super) fn pin_problem(text: &str, error: &PinError) -> String {
-    match error {
-        PinError::Number(_) => format!("`{text}`: the number is above 255"),
-        PinError::Shape(_) => format!("`{text}` is no pin"),
-    }
-}
-
-/// The name of a pin: letters, digits, blank, `_ . -` (product.md §2).
-fn pin_name(reader: &mut Reader<'_>, at: &At<'_>) -> Option<String> {
-    let expected = format!("a name: 1 to {MAX_PIN_NAME} letters, digits, blanks and _ . -");
-    let name = reader.text(at, &expected)?;
-    let is_legal = |c: char| c.is_alphanumeric() || " _.-".contains(c);
-    let is_pin = name.starts_with(['V', 'v', 'D', 'd', 'A', 'a'])
-        && name.len() > 1
-        && name[1..].bytes().all(|b| b.is_ascii_digit());
-    if !(1..=MAX_PIN_NAME).contains(&name.chars().count())
-        || !name.chars().all(is_legal)
-        || name.trim() != name
-    {
-        reader.wrong(at, expected);
-        return None;
-    }
-    if is_pin || name.eq_ignore_ascii_case("all") {
-        let fault = at.fault(format!("found {}", at.describe()));
-        reader
-            .faults
-            .push(fault.expected("a name that is not `all` and does not look like a pin"));
-        return None;
-    }
-    Some(name)
+/// That `at` names the device `name`, which is none of `known`.
+pub(super) fn unknown_device<'k>(
+    at: &At<'_>,
+    name: &str,
+    known: impl Iterator<Item = &'k str> + Clone,
+) -> Fault {
+    let fault = at.fault(format!("unknown device {}", at.describe()));
+    let all: Vec<&str> = known.clone().take(10).collect();
+    let fault = match all.as_slice() {
+        [] => fault.expected("a device of `devices`, which has none"),
+        _ => fault.expected(format!("a device of `devices`: {}", all.join(", "))),
+    };
+    fault.nearest(name, known)
 }
 
 pub(super) fn users(reader: &mut Reader<'_>, top: &Fields<'_>, names: &mut Names) -> Vec<User> {

@@ -3,16 +3,17 @@
 //! The file is read into a tree of nodes that know their place (`tree`), the
 //! nodes are read as what the schema wants (`read`), and the others turn them into
 //! the settings of the parts: `check` the whole and what belongs to the daemon,
-//! `identity` its certificate, `logins` devices and users, `webhook` the webhooks, each with its `trigger`,
-//! `request`, `auth` and `transport`, in which `template` reads what has gaps. A
-//! problem never ends the reading: all are reported at once (product.md §9).
-//! Nothing secret is in a problem.
+//! `identity` its certificate, `logins` devices with their `pins` and users,
+//! `webhook` the webhooks, each with its `trigger`, `request`, `auth` and
+//! `transport`, in which `template` reads what has gaps. A problem never ends the
+//! reading: all are reported at once (product.md §9). Nothing secret is in a problem.
 
 mod auth;
 mod check;
 mod hidden;
 mod identity;
 mod logins;
+mod pins;
 mod read;
 mod report;
 mod request;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::access;
+use crate::http::Audience;
 use crate::model::Webhook;
 use crate::net::tls::Identity;
 
@@ -59,12 +61,16 @@ const PLACES: [&str; 2] = ["config.yaml", "/etc/pinhook/config.yaml"];
 pub struct Config {
     /// Where pinhook listens.
     pub listen: Listen,
+    /// Whether the listeners for HTTP take the Blynk protocol, too (product.md §6).
+    pub blynk: bool,
     /// What listeners with TLS show of pinhook; there is one if there are such.
     pub identity: Option<Identity>,
     /// A log level, or a filter of targets and levels.
     pub log: String,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Who may read the metrics.
+    pub metrics: Audience,
     /// The zone that times are shown in.
     pub zone: jiff::tz::TimeZone,
     /// The owner's address, for the placeholder.
@@ -95,7 +101,9 @@ impl fmt::Debug for Config {
         let webhooks: Vec<_> = self.webhooks.iter().map(|webhook| &webhook.name).collect();
         f.debug_struct("Config")
             .field("listen", &self.listen)
+            .field("blynk", &self.blynk)
             .field("log_format", &self.log_format)
+            .field("metrics", &self.metrics)
             .field("zone", &self.zone)
             .field("devices", &devices)
             .field("users", &users)
@@ -296,9 +304,11 @@ impl Config {
         let own = listeners
             .map(|((setting, old), (_, new))| (setting, old == new))
             .chain([
+                ("blynk", self.blynk == new.blynk),
                 ("base_topic", self.base_topic == new.base_topic),
                 ("log", self.log == new.log),
                 ("log_format", self.log_format == new.log_format),
+                ("metrics", self.metrics == new.metrics),
             ]);
         let changed = own.filter(|(_, is_same)| !is_same);
         let mut keys: Vec<&'static str> = changed.map(|(key, _)| key).collect();
@@ -310,9 +320,11 @@ impl Config {
     pub fn until_restart(self, running: &Config) -> Config {
         Config {
             base_topic: running.base_topic.clone(),
+            blynk: running.blynk,
             listen: running.listen.clone(),
             log: running.log.clone(),
             log_format: running.log_format,
+            metrics: running.metrics,
             limits: running.limits.clone(),
             ..self
         }
@@ -399,6 +411,10 @@ mod tests {
             ),
             ("listen: {mqtt: '127.0.0.1:1884'}\n", vec!["listen.mqtt"]),
             ("base_topic: home/pins\n", vec!["base_topic"]),
+            ("blynk: on\n", vec![]),
+            ("blynk: false\n", vec!["blynk"]),
+            ("metrics: local\n", vec![]),
+            ("metrics: public\n", vec!["metrics"]),
             (
                 "listen: {mqtt: off, http: '127.0.0.1:8081'}\n",
                 vec!["listen.mqtt", "listen.http"],

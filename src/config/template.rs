@@ -6,7 +6,7 @@ use crate::model::template::{Condition, Names, Place, Spelling, Template, Templa
 use crate::model::transport::Hosts;
 use crate::model::{Device, Pin};
 
-use super::logins::PIN_EXPECTED;
+use super::pins::PIN_EXPECTED;
 use super::read::{At, Filled, Reader};
 use super::report::Fault;
 use super::trigger::{Kind, pin_named};

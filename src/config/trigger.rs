@@ -9,7 +9,8 @@ use crate::model::pin::PinError;
 use crate::model::webhook::Triggers;
 use crate::model::{Device, EventCode, Pin, Source};
 
-use super::logins::{PIN_EXPECTED, pin_problem};
+use super::logins::unknown_device;
+use super::pins::{PIN_EXPECTED, pin_problem};
 use super::read::{At, Fields, Reader};
 use super::report::Fault;
 use super::tree::Value;
@@ -126,13 +127,7 @@ fn devices(
         match known.by_name.get_key_value(text.as_str()) {
             None => {
                 let names = known.all.iter().map(|device| device.name.as_str());
-                let fault = item.fault(format!("unknown device {}", item.describe()));
-                let all: Vec<&str> = names.clone().take(10).collect();
-                let fault = match all.as_slice() {
-                    [] => fault.expected("a device of `devices`, which has none"),
-                    _ => fault.expected(format!("a device of `devices`: {}", all.join(", "))),
-                };
-                reader.faults.push(fault.nearest(&text, names));
+                reader.faults.push(unknown_device(&item, &text, names));
             }
             Some((name, _)) if !seen.insert(name) => {
                 let fault = item.fault(format!("{} a second time", item.describe()));

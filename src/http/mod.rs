@@ -1,6 +1,7 @@
 //! HTTP: `/healthz`, and the WebSocket at `/mqtt`, behind which others speak
 //! (product.md §3 and §7). Knows nothing of what goes over it.
 
+mod audience;
 mod health;
 mod patience;
 mod upgrade;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::net::{Place, Stream};
 use patience::Patience;
 
+pub use audience::Audience;
 pub use health::{Health, Part};
 pub use websocket::WebSocket;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::inbox::Aftermath;
 use super::room::fit;
-use super::{Answer, Attempt, Hub, Inbox, Report, State, What};
+use super::{Answer, Attempt, Cause, Hub, Inbox, Report, State, What};
 use crate::model::gate::{Ticket, Transition};
 use crate::model::template::Scope;
 use crate::model::webhook::Delivery;
@@ -45,7 +45,10 @@ impl Hub {
                 delivery.tries.error = Some(misfit.to_string());
             } else {
                 let value = answer.value.clone();
-                self.send(&device.device, What::Value(answer.pin, value));
+                self.send(
+                    &device.device,
+                    What::Value(answer.pin, value, Cause::Response),
+                );
             }
             if answer.keep {
                 self.keep(state, &delivery.device, answer, now);

@@ -19,12 +19,25 @@ pub struct Downlink {
 /// What goes to a device.
 #[derive(Debug, Clone)]
 pub enum What {
-    /// A value for a pin: an app write, a response, an answer to `get/ds`.
-    Value(Pin, PinValue),
+    /// A value for a pin, and what it comes from.
+    Value(Pin, PinValue, Cause),
     /// A line about something that went wrong.
     Diag(String),
     /// The time, as JSON; see [`utc_json`](crate::model::clock::utc_json).
     Clock(String),
+}
+
+/// What a value that goes to a device comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// A write by the app side.
+    Write,
+    /// A webhook's response.
+    Response,
+    /// The device asked for it on `get/ds`.
+    Answer,
+    /// Another device wrote to it over a Blynk bridge.
+    Bridge,
 }
 
 /// What has changed since an observer looked last; of everything only the newest.

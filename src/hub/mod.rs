@@ -13,7 +13,7 @@ mod room;
 mod write;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Instant;
 
 use jiff::tz::TimeZone;
@@ -22,9 +22,9 @@ use tokio::sync::Notify;
 use crate::model::bucket::Bucket;
 use crate::model::diag::Diag;
 use crate::model::{
-    Device, DeviceName, Outcome, Pin, PinValue, PropertyName, Webhook, WebhookName,
+    Device, DeviceName, EventCode, Outcome, Pin, PinValue, PropertyName, Webhook, WebhookName,
 };
-pub use event::{Changes, Downlink, Gone, Report, WebhookState, What};
+pub use event::{Cause, Changes, Downlink, Gone, Report, WebhookState, What};
 pub use inbox::{Answer, Attempt, Counts, Inbox, Taken};
 pub use property::{MAX_PROPERTIES, MAX_PROPERTY_BYTES};
 pub use room::{Misfit, Room};
@@ -65,7 +65,7 @@ pub struct Routes {
 /// Where downlinks go. It is called while the hub is locked, so that a device
 /// hears in the order in which things happened; it must return at once and must
 /// not call the hub.
-pub type Sink = Box<dyn Fn(Downlink) + Send + Sync>;
+pub type Sink = Box<dyn Fn(&Downlink) + Send + Sync>;
 
 /// The hub; cheap to clone.
 #[derive(Clone)]
@@ -74,7 +74,7 @@ pub struct Hub(Arc<Inner>);
 struct Inner {
     state: Mutex<State>,
     news: Notify,
-    sink: OnceLock<Sink>,
+    sinks: RwLock<Vec<Sink>>,
     writes_per_second: u32,
     value: usize,
 }
@@ -162,7 +162,7 @@ impl Hub {
                 dirty: Dirty::default(),
             }),
             news: Notify::new(),
-            sink: OnceLock::new(),
+            sinks: RwLock::default(),
             writes_per_second,
             value,
         }));
@@ -170,14 +170,53 @@ impl Hub {
         hub
     }
 
-    /// Says where downlinks go; what happened before is lost. The first call counts.
-    pub fn set_sink(&self, sink: Sink) {
-        let _ = self.0.sink.set(sink);
+    /// Says where downlinks go, too: every front end that has devices takes them all.
+    /// What happened before is lost.
+    pub fn add_sink(&self, sink: Sink) {
+        let mut sinks = self.0.sinks.write().expect("no panic under this lock");
+        sinks.push(sink);
     }
 
     /// The value of a pin, if it was ever written.
     pub fn read(&self, device: &DeviceName, pin: Pin) -> Option<PinValue> {
         self.lock().devices.get(device)?.values.get(&pin).cloned()
+    }
+
+    /// The values of all pins of a device that were ever written, by pin.
+    pub fn values(&self, device: &DeviceName) -> Vec<(Pin, PinValue)> {
+        let state = self.lock();
+        let values = state.devices.get(device).map(|device| device.values.iter());
+        let copy = |(pin, value): (&Pin, &PinValue)| (*pin, value.clone());
+        values.into_iter().flatten().map(copy).collect()
+    }
+
+    /// How many connections of a device there are, over whatever protocol.
+    pub fn connections(&self, device: &DeviceName) -> usize {
+        let state = self.lock();
+        let device = state.devices.get(device);
+        device.map_or(0, |device| device.connections.len())
+    }
+
+    /// Whether a device has any connection, over whatever protocol.
+    pub fn is_connected(&self, device: &DeviceName) -> bool {
+        self.connections(device) > 0
+    }
+
+    /// Whether a webhook listens to events of this code of a device.
+    pub fn has_listener(&self, device: &DeviceName, code: &EventCode) -> bool {
+        let state = self.lock();
+        let device = state.devices.get(device);
+        device.is_some_and(|device| {
+            let mut listeners = device.listeners.iter();
+            listeners.any(|listener| listener.webhook.matching_event(code).is_some())
+        })
+    }
+
+    /// The time at `at` on a clock in the configured zone, in seconds as if that
+    /// clock showed Unix time: what Blynk's `rtc` is (blynk.md §1.3).
+    pub fn wall_clock(&self, at: jiff::Timestamp) -> i64 {
+        let offset = self.lock().zone.to_offset(at);
+        at.as_second() + i64::from(offset.seconds())
     }
 
     /// A configured device.
@@ -332,10 +371,10 @@ impl Hub {
     }
 
     fn send(&self, device: &Arc<Device>, what: What) {
-        if let Some(sink) = self.0.sink.get() {
-            let device = Arc::clone(device);
-            sink(Downlink { device, what });
-        }
+        let device = Arc::clone(device);
+        let downlink = Downlink { device, what };
+        let sinks = self.0.sinks.read().expect("no panic under this lock");
+        sinks.iter().for_each(|sink| sink(&downlink));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

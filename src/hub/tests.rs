@@ -88,7 +88,9 @@ fn world(webhooks: Vec<Webhook>) -> World {
         first_id: 1,
     });
     let (sink, sent) = mpsc::channel();
-    hub.set_sink(Box::new(move |downlink| sink.send(downlink).unwrap()));
+    hub.add_sink(Box::new(move |downlink| {
+        sink.send(downlink.clone()).unwrap()
+    }));
     World {
         hub,
         sent,
@@ -113,10 +115,16 @@ impl World {
         self.hub.write(write, self.now)
     }
 
+    fn bridge(&self, device: &str, pin: &str, value: &str) -> Result<(), WriteError> {
+        let pin = pin.parse().unwrap();
+        let device = device.parse().unwrap();
+        self.hub.bridge(&device, pin, value.into(), self.now)
+    }
+
     /// What was sent to devices, as text.
     fn sent(&self) -> Vec<String> {
         let shown = |Downlink { device, what }| match what {
-            What::Value(pin, value) => format!("{} {pin} {}", device.name, value.commas()),
+            What::Value(pin, value, _) => format!("{} {pin} {}", device.name, value.commas()),
             What::Diag(line) => format!("{} diag {line}", device.name),
             What::Clock(json) => format!("{} clock {json}", device.name),
         };
@@ -736,4 +744,49 @@ fn what_was_erased_a_moment_before_a_reload_leaves_its_old_name_too() {
             r#"Device("porch")"#,
         ]
     );
+}
+
+#[test]
+fn a_bridged_write_is_the_targets_own_and_is_sent_to_it() {
+    let world = world(vec![webhook("sunrise", &["porch"], &["V0"])]);
+
+    world.bridge("porch", "V0", "1").unwrap();
+
+    assert_eq!(world.sent(), ["porch V0 1"]);
+    let inbox = world.hub.inboxes().remove(0);
+    let taken = inbox.take(world.now).expect("the webhook is triggered");
+    assert_eq!(taken.delivery.source, Source::Hardware);
+    assert_eq!(
+        world.bridge("porch", "V0", "too long."),
+        world.write("porch", "V0", "too long.", Source::App)
+    );
+}
+
+#[test]
+fn the_wall_clock_is_that_of_the_zone_on_the_day() {
+    let hub = |zone| {
+        let routes = Routes {
+            zone: TimeZone::get(zone).unwrap(),
+            ..routes(&[], Vec::new())
+        };
+        Hub::new(Settings {
+            routes,
+            writes_per_second: 0,
+            value: 8,
+            first_id: 1,
+        })
+    };
+    for (zone, at, hours) in [
+        ("UTC", "2026-01-15T12:00:00Z", 0),
+        ("Europe/Berlin", "2026-01-15T12:00:00Z", 1),
+        ("Europe/Berlin", "2026-07-15T12:00:00Z", 2),
+        ("America/New_York", "2026-07-15T12:00:00Z", -4),
+    ] {
+        let at: jiff::Timestamp = at.parse().unwrap();
+        assert_eq!(
+            hub(zone).wall_clock(at),
+            at.as_second() + hours * 3600,
+            "{zone}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::inbox::Aftermath;
 use super::property::{MAX_PROPERTIES, MAX_PROPERTY_BYTES};
-use super::{DeviceState, Hub, Listener, State, What};
+use super::{Cause, DeviceState, Hub, Listener, State, What};
 use crate::model::clock::utc_json;
 use crate::model::template::RenderError;
 use crate::model::webhook::{Delivery, DeliveryId, Tries, Trigger};
@@ -51,6 +51,37 @@ impl Hub {
     /// A refused write changes nothing. Where the device made a mistake, it is
     /// told on `diag`.
     pub fn write(&self, write: Write, now: Instant) -> Result<(), WriteError> {
+        let cause = match write.source {
+            Source::App => Some(Cause::Write),
+            Source::Hardware => None,
+        };
+        self.take(write, cause, now)
+    }
+
+    /// Takes a write that another device makes over a Blynk bridge: as if this one
+    /// had made it, and this one hears of it, too (blynk.md §1.8).
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub fn bridge(
+        &self,
+        device: &DeviceName,
+        pin: Pin,
+        value: PinValue,
+        now: Instant,
+    ) -> Result<(), WriteError> {
+        let write = Write {
+            device: device.clone(),
+            pin,
+            value,
+            source: Source::Hardware,
+        };
+        self.take(write, Some(Cause::Bridge), now)
+    }
+
+    /// Takes a write that the device is told of if there is a `cause`.
+    fn take(&self, write: Write, cause: Option<Cause>, now: Instant) -> Result<(), WriteError> {
         let mut guard = self.lock();
         let state = &mut *guard;
         let device = self.admit(state, &write.device, &write.pin, &write.value, now)?;
@@ -58,8 +89,8 @@ impl Hub {
             pin, value, source, ..
         } = write;
         device.values.insert(pin, value.clone());
-        if source == Source::App {
-            self.send(&device.device, What::Value(pin, value.clone()));
+        if let Some(cause) = cause {
+            self.send(&device.device, What::Value(pin, value.clone(), cause));
         }
         state.dirty.written(&write.device, pin);
         self.trigger(
@@ -253,7 +284,8 @@ impl Hub {
             return Err(self.refuse(device, self.too_many(), now));
         }
         let send = |(pin, value): (&Pin, &PinValue)| {
-            self.send(&device.device, What::Value(*pin, value.clone()));
+            let what = What::Value(*pin, value.clone(), Cause::Answer);
+            self.send(&device.device, what);
         };
         match pins {
             None => device.values.iter().for_each(send),

@@ -1,10 +1,10 @@
-//! Devices as they are configured: name, token, variables and pin names.
+//! Devices as they are configured: name, token, variables, and what is known of their pins.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{DeviceName, Pin};
+use super::{DeviceName, Pin, PinMode};
 
 /// A device of the configuration.
 #[derive(Clone)]
@@ -17,10 +17,15 @@ pub struct Device {
     pub vars: BTreeMap<String, String>,
     /// Names the owner gave to pins, unique in the device.
     pub pin_names: BTreeMap<Pin, String>,
+    /// What pins of the board are for; virtual pins are not among them. Where a
+    /// digital and an analog pin of one number both have a mode, it is the same.
+    pub pin_modes: BTreeMap<Pin, PinMode>,
     /// Whether topics that pinhook publishes carry a pin's name where it has one.
     pub names_in_topics: bool,
     /// Largest MQTT packet or Blynk frame it takes, in bytes; `None`: not known.
     pub max_message: Option<usize>,
+    /// The devices that it may bridge to, besides itself (product.md §6).
+    pub bridge_to: Vec<DeviceName>,
 }
 
 impl fmt::Debug for Device {
@@ -37,6 +42,12 @@ impl Device {
             let named = |(pin, name): (&Pin, &String)| (name == text).then_some(*pin);
             self.pin_names.iter().find_map(named)
         })
+    }
+
+    /// Whether it may bridge to `other`: to itself always, else if its own
+    /// configuration says so.
+    pub fn may_bridge_to(&self, other: &DeviceName) -> bool {
+        *other == self.name || self.bridge_to.contains(other)
     }
 
     /// What stands for `pin` in the topics that pinhook publishes.
@@ -107,9 +118,24 @@ pub(crate) mod tests {
             token: token.parse().unwrap(),
             vars: BTreeMap::new(),
             pin_names: BTreeMap::new(),
+            pin_modes: BTreeMap::new(),
             names_in_topics: false,
             max_message: None,
+            bridge_to: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_device_bridges_to_itself_and_to_those_it_lists() {
+        let device = Device {
+            bridge_to: vec!["shed".parse().unwrap()],
+            ..device("porch", "sixteen-letters-")
+        };
+
+        let may =
+            ["porch", "shed", "attic"].map(|name| device.may_bridge_to(&name.parse().unwrap()));
+
+        assert_eq!(may, [true, true, false]);
     }
 
     #[test]

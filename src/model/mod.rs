@@ -25,7 +25,7 @@ pub mod write;
 
 pub use device::{Device, Token};
 pub use name::{DeviceName, EventCode, UserName, WebhookName};
-pub use pin::{Pin, PinKind, PinValue};
+pub use pin::{Pin, PinKind, PinMode, PinValue};
 pub use property::{Property, PropertyName};
 pub use webhook::{Outcome, Webhook};
 pub use write::{Source, Write};

@@ -83,6 +83,44 @@ impl fmt::Debug for Pin {
     }
 }
 
+/// What a digital or analog pin of the board is for, as the device sets it up
+/// when it hears of it (blynk.md §1.3, the frame `pm`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PinMode {
+    /// An input.
+    In,
+    /// An output.
+    Out,
+    /// An output with pulse-width modulation.
+    Pwm,
+    /// An input with a pull-up resistor.
+    PullUp,
+    /// An input with a pull-down resistor.
+    PullDown,
+}
+
+impl PinMode {
+    /// All there are.
+    pub const ALL: [PinMode; 5] = [
+        PinMode::In,
+        PinMode::Out,
+        PinMode::Pwm,
+        PinMode::PullUp,
+        PinMode::PullDown,
+    ];
+
+    /// Blynk's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PinMode::In => "in",
+            PinMode::Out => "out",
+            PinMode::Pwm => "pwm",
+            PinMode::PullUp => "pu",
+            PinMode::PullDown => "pd",
+        }
+    }
+}
+
 /// The value of a pin: one or more texts, never none; cheap to clone.
 ///
 /// Kept as it travels on every wire: the texts joined by NUL. A text therefore
@@ -117,6 +155,11 @@ impl PinValue {
             trimmed => trimmed.split('\0').count(),
         };
         self.texts().take(kept)
+    }
+
+    /// The last of the texts.
+    pub fn last(&self) -> &str {
+        self.0.rsplit('\0').next().unwrap_or_default()
     }
 
     /// The texts joined by a comma, as `{{ value }}` and `/pin/` show them.

@@ -3,17 +3,16 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::budget::Budget;
 use super::counters::{PublishRefused, SubscribeRefused, Tally};
-use super::gossip::{Gossip, plain};
 use super::packet::Reason;
 use super::pins::{self, Inbound, Misread, Topics};
 use super::publish_own;
-use crate::access::Principal;
+use crate::access::{Gossip, Principal, plain};
 use crate::broker::{Broker, ClientKey, Held, Message, QoS, RetainRefused};
 use crate::hub::{Hub, WriteError};
 use crate::model::property::PropertyError;
@@ -25,7 +24,7 @@ pub(super) struct Intake {
     pub broker: Broker,
     pub topics: Topics,
     pub tally: Tally,
-    pub gossip: Gossip,
+    pub gossip: Arc<Gossip>,
     /// Devices whose retained writes were noted in the log.
     noted: Mutex<HashSet<DeviceName>>,
     /// What the broker's queues had dropped when it was looked at last.
@@ -66,7 +65,7 @@ impl Taken {
 
 impl Intake {
     /// Takes messages to these.
-    pub fn new(hub: Hub, broker: Broker, topics: Topics, gossip: Gossip) -> Intake {
+    pub fn new(hub: Hub, broker: Broker, topics: Topics, gossip: Arc<Gossip>) -> Intake {
         Intake {
             hub,
             broker,

@@ -6,7 +6,6 @@ mod budget;
 pub mod codec;
 mod connection;
 mod counters;
-mod gossip;
 mod intake;
 mod mount;
 mod observer;
@@ -15,6 +14,7 @@ mod pins;
 mod system;
 mod timekeeper;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -25,13 +25,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::access::{self, Access, BaseTopic};
+use crate::access::{Access, BaseTopic, Gossip};
 use crate::broker::{Broker, ClientKey, Message, QoS};
 use crate::hub::{Downlink, Hub, What};
-use crate::model::mask::Mask;
 use crate::net::{Limiter, Place};
 pub use counters::{ClientRefused, Counters, PublishRefused, SubscribeRefused};
-use gossip::Gossip;
 use intake::Intake;
 use pins::Topics;
 use system::System;
@@ -70,7 +68,7 @@ pub struct Mqtt {
 /// What all connections share.
 struct Shared {
     settings: Settings,
-    access: Access,
+    access: Arc<Access>,
     intake: Intake,
     system: System,
     limiter: Arc<Limiter>,
@@ -109,21 +107,21 @@ impl Mqtt {
     pub fn new(
         hub: Hub,
         broker: Broker,
-        access: Access,
+        access: Arc<Access>,
+        gossip: Arc<Gossip>,
         limiter: Arc<Limiter>,
-        mask: Mask,
         settings: Settings,
     ) -> Mqtt {
         let topics = Topics::new(settings.base.clone());
         let (downlinks, below) = (broker.clone(), topics.clone());
-        hub.set_sink(Box::new(move |downlink| {
+        hub.add_sink(Box::new(move |downlink| {
             publish_downlink(&downlinks, &below, downlink)
         }));
         Mqtt {
             shared: Arc::new(Shared {
                 settings,
                 access,
-                intake: Intake::new(hub, broker, topics, Gossip::new(mask)),
+                intake: Intake::new(hub, broker, topics, gossip),
                 system: System::new(Instant::now()),
                 limiter,
             }),
@@ -169,14 +167,14 @@ impl Mqtt {
         timekeeper::run(&self.shared, stop).await;
     }
 
-    /// Takes other logins and other secrets to hide, and closes the connections
-    /// whose login has changed or is gone; no other connection notices.
-    pub fn reconfigure(&self, access: access::Settings, mask: Mask) {
-        let intake = &self.shared.intake;
-        intake.gossip.reconfigure(mask);
-        let void = self.shared.access.reconfigure(access);
+    /// Closes the connections of these logins, as [`Principal::login`] names them;
+    /// no other connection notices.
+    ///
+    /// [`Principal::login`]: crate::access::Principal::login
+    pub fn evict(&self, void: &HashSet<String>) {
         let is_void = |client: &ClientKey| void.contains(&*client.login);
-        intake.broker.evict(is_void, Instant::now());
+        let broker = &self.shared.intake.broker;
+        broker.evict(is_void, Instant::now());
     }
 
     /// Says goodbye to every client and waits until all are gone.
@@ -188,15 +186,15 @@ impl Mqtt {
 }
 
 /// Called while the hub is locked, so it only hands the message to the broker.
-fn publish_downlink(broker: &Broker, topics: &Topics, downlink: Downlink) {
+fn publish_downlink(broker: &Broker, topics: &Topics, downlink: &Downlink) {
     let Downlink { device, what } = downlink;
     let (topic, payload) = match what {
-        What::Value(pin, value) => (
-            topics.downlink(&device, pin),
+        What::Value(pin, value, _) => (
+            topics.downlink(device, *pin),
             Bytes::copy_from_slice(value.as_wire().as_bytes()),
         ),
-        What::Diag(line) => (topics.diag(&device.name), Bytes::from(line)),
-        What::Clock(json) => (topics.clock(&device.name), Bytes::from(json)),
+        What::Diag(line) => (topics.diag(&device.name), Bytes::from(line.clone())),
+        What::Clock(json) => (topics.clock(&device.name), Bytes::from(json.clone())),
     };
     publish_own(broker, topic, payload, false);
 }

@@ -4,10 +4,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::access::{DeviceLogin, Filters};
+use crate::access::{self, DeviceLogin, Filters};
 use crate::broker;
 use crate::hub;
 use crate::model::device::tests as devices;
+use crate::model::mask::Mask;
 use crate::mqtt::packet::Reason;
 use crate::net;
 
@@ -61,14 +62,19 @@ pub(super) fn mqtt(logins: &[Login]) -> Mqtt {
     Mqtt::new(
         hub,
         Broker::new(broker::Settings::default()),
-        Access::new(access),
+        Arc::new(Access::new(access)),
+        Arc::new(Gossip::new(Mask::default())),
         Arc::new(Limiter::new(net::Settings {
             connections: 10,
             per_address: 10,
         })),
-        Mask::default(),
         settings,
     )
+}
+
+/// Takes other logins, as a reload does.
+pub(super) fn reconfigure(mqtt: &Mqtt, settings: access::Settings) {
+    mqtt.evict(&mqtt.shared.access.reconfigure(settings));
 }
 
 /// A client of MQTT 5, in bytes.
@@ -169,7 +175,7 @@ async fn those_whose_login_changed_are_closed_and_nobody_else() {
         ("shed", "new-token-of-shed", &[]),
         ("hut", "token-of-hut-----", &["house/hut"]),
     ]);
-    mqtt.reconfigure(changed, Mask::default());
+    reconfigure(&mqtt, changed);
 
     for gone in [shed, barn, hut] {
         gone.dismissed().await;
@@ -188,7 +194,7 @@ async fn what_a_void_login_left_behind_is_void() {
     let barn = Client::connect(&mqtt, "device", "token-of-barn----", Some("left")).await;
     let porch = Client::connect(&mqtt, "device", PORCH.1, Some("left")).await;
 
-    mqtt.reconfigure(access(&[PORCH]), Mask::default());
+    reconfigure(&mqtt, access(&[PORCH]));
 
     barn.dismissed().await;
     let broker = &mqtt.shared.intake.broker;
@@ -206,7 +212,7 @@ async fn who_breaks_off_with_a_void_login_leaves_no_will_either() {
         let mqtt = mqtt(&[PORCH]);
         let porch = Client::connect(&mqtt, "device", PORCH.1, Some("left")).await;
 
-        mqtt.reconfigure(access(&[]), Mask::default());
+        reconfigure(&mqtt, access(&[]));
         drop(porch.stream);
 
         within(porch.serving).await.unwrap();
@@ -222,7 +228,7 @@ async fn what_was_sent_with_a_login_that_is_void_is_not_taken() {
 
     // The packet is there before the connection hears of the change.
     porch.stream.write_all(&publish).await.unwrap();
-    mqtt.reconfigure(access(&[]), Mask::default());
+    reconfigure(&mqtt, access(&[]));
 
     porch.dismissed().await;
     assert_eq!(mqtt.shared.intake.broker.counters().retained, 0);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pinhook::config::{Config, Surroundings};
+use pinhook::http::Audience;
 use pinhook::model::Source;
 use pinhook::model::gate::Per;
 use pinhook::model::mask::Mask;
@@ -307,6 +308,50 @@ fn equal_transports_are_one() {
         Proxy::Server("http://p:1".parse().unwrap())
     );
     assert_eq!(transport(6).tls.server_name.as_deref(), Some("x"));
+}
+
+#[test]
+fn the_switches_of_what_is_served_over_http_are_read() {
+    for (text, blynk, metrics) in [
+        ("", true, Audience::Local),
+        ("blynk: on\nmetrics: local\n", true, Audience::Local),
+        ("blynk: off\nmetrics: public\n", false, Audience::Public),
+        ("blynk: false\nmetrics: off\n", false, Audience::Off),
+    ] {
+        let text = format!("devices: {{porch: {{token: 0123456789abcdef}}}}\n{text}");
+
+        let config = Config::parse(Path::new("config.yaml"), &text, &Machine::new()).unwrap();
+
+        assert_eq!((config.blynk, config.metrics), (blynk, metrics), "{text}");
+    }
+}
+
+/// `shed` is named before it is defined.
+#[test]
+fn what_a_device_may_bridge_to_and_what_its_pins_are_for_is_read() {
+    let text = "devices:\n  porch:\n    token: 0123456789abcdef\n    bridge_to: shed\n\
+        \x20   pins: {d1: {mode: in}, D2: {mode: out, name: lamp}, D3: {mode: pwm}, A0: {mode: pu}, A255: {mode: pd}}\n\
+        \x20 shed: {token: 1123456789abcdef, bridge_to: [porch, shed]}\n\
+        \x20 attic: {token: 2123456789abcdef, bridge_to: []}\n";
+
+    let config = Config::parse(Path::new("config.yaml"), text, &Machine::new()).unwrap();
+
+    let [porch, shed, attic] = config.access.devices.as_slice() else {
+        panic!("three devices")
+    };
+    let modes: Vec<String> = porch
+        .device
+        .pin_modes
+        .iter()
+        .map(|(pin, mode)| format!("{pin} {}", mode.as_str()))
+        .collect();
+    assert_eq!(modes, ["D1 in", "D2 out", "D3 pwm", "A0 pu", "A255 pd"]);
+    assert_eq!(porch.device.pin_names.len(), 1);
+    let bridges = [porch, shed, attic].map(|login| {
+        let names = login.device.bridge_to.iter();
+        names.map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    });
+    assert_eq!(bridges, ["shed", "porch shed", ""]);
 }
 
 #[test]

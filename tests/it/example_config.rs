@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pinhook::config::{Config, Limits, Listen, LogFormat, Surroundings};
+use pinhook::http::Audience;
 use pinhook::model::gate::Per;
 use pinhook::model::pending::Excess;
 use pinhook::model::response::{ResponseTarget, Statuses};
@@ -75,6 +76,10 @@ fn the_shipped_configuration_shows_the_defaults() {
     let default = Config::parse(Path::new("config.yaml"), bare, &AllSet).unwrap();
 
     assert_eq!(shown.listen, default.listen);
+    assert_eq!(
+        (shown.blynk, shown.metrics),
+        (default.blynk, default.metrics)
+    );
     assert_eq!(
         (shown.log, shown.log_format),
         (default.log, default.log_format)
@@ -158,6 +163,8 @@ fn the_defaults_are_those_of_the_contract() {
         https: Vec::new(),
     };
     assert_eq!(config.listen, listen);
+    assert!(config.blynk);
+    assert_eq!(config.metrics, Audience::Local);
     assert!(config.identity.is_none());
     assert_eq!(
         (config.log.as_str(), config.log_format),

@@ -20,7 +20,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
         ],
     ),
     // Of `access` and the like it fills in the settings.
-    ("config", &["model", "access", "net::tls"]),
+    ("config", &["model", "access", "net::tls", "http::Audience"]),
     ("mqtt", &["broker", "hub", "access", "net", "model"]),
     ("http", &["hub", "access", "net", "model"]),
     ("dispatch", &["hub", "model"]),

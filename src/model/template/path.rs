@@ -66,7 +66,7 @@ impl Path {
     fn text<'a>(&self, scope: &'a Arc<Scope>) -> Result<Cow<'a, str>, RenderError> {
         // What most gaps ask for is not copied.
         if &*self.0 == "value" {
-            return Ok(scope.value.commas());
+            return Ok(scope.text());
         }
         let value = self.look_up(scope)?;
         Ok(Cow::Owned(escape::text(&value).into_owned()))

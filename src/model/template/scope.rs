@@ -1,5 +1,6 @@
 //! What the gaps of a template can see.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -87,7 +88,7 @@ impl Scope {
     pub(super) fn look_up(self: &Arc<Self>, name: &str) -> Option<Value> {
         let response = self.response.as_ref();
         Some(match name {
-            "value" => Value::from(self.value.commas().into_owned()),
+            "value" => Value::from(self.text().into_owned()),
             "values" => self.value.texts().map(Value::from).collect(),
             "pin" => Value::from(self.trigger.pin()?.to_string()),
             "event" => Value::from(self.trigger.event()?.as_str()),
@@ -111,6 +112,15 @@ impl Scope {
         })
     }
 
+    /// What `value` is: several texts joined by a comma, of an event the last. That is
+    /// the text of an e-mail; those before it are whom it is for (product.md §6).
+    pub(super) fn text(&self) -> Cow<'_, str> {
+        match self.trigger {
+            Trigger::Pin(_) => self.value.commas(),
+            Trigger::Event(_) => Cow::Borrowed(self.value.last()),
+        }
+    }
+
     fn timestamp(&self) -> Option<jiff::Timestamp> {
         jiff::Timestamp::try_from(self.now).ok()
     }
@@ -131,9 +141,9 @@ impl Object for Typed {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         let scope = &self.0;
         match key.as_str()? {
-            "value" => Some(typed(&scope.value.commas())),
+            "value" => Some(typed(&scope.text())),
             "values" => Some(scope.value.texts().map(typed).collect()),
-            "value_text" => Some(Value::from(scope.value.commas().into_owned())),
+            "value_text" => Some(Value::from(scope.text().into_owned())),
             "pins" => Some(Value::from_object(Pins {
                 scope: Arc::clone(scope),
                 reads_numbers: true,

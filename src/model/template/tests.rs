@@ -47,6 +47,26 @@ fn scope(value: &str) -> Arc<Scope> {
     })
 }
 
+#[test]
+fn the_value_of_an_event_is_its_last_text_and_that_of_a_pin_all_of_them() {
+    let event = |code: &str| Scope {
+        trigger: Trigger::Event(code.parse().unwrap()),
+        ..Arc::into_inner(scope("to@h\0subject\0body")).unwrap()
+    };
+    for (text, of_event) in [
+        ("{{ value }}", "body"),
+        ("{{ value | upper }}", "BODY"),
+        ("%s /pin/", "body body"),
+        ("{{ values[0] }} {{ values[1] }}", "to@h subject"),
+        ("/pin[0]/", "to@h"),
+    ] {
+        let template = parse(text, Place::Text);
+        let filled = template.render(&Arc::new(event("email"))).unwrap();
+        assert_eq!(filled, of_event, "{text}");
+    }
+    assert_eq!(fill("{{ value }}", Place::Text, "1\x002"), "1,2");
+}
+
 fn parse(text: &str, place: Place) -> Template {
     Template::parse(&text.into(), place, REQUEST).unwrap_or_else(|e| panic!("{text}: {e}"))
 }

@@ -152,7 +152,6 @@ mod tests {
     use super::super::{Connection, serve};
     use super::*;
     use crate::access;
-    use crate::model::mask::Mask;
     use crate::mqtt::{Mqtt, tests as front_end};
 
     const TOKEN: &str = "porch-token-12345";
@@ -255,7 +254,7 @@ mod tests {
         let admitted = admit(&mqtt.shared, &mut wire, &connect, peer).await;
         let admitted = admitted.expect("the token was right");
 
-        mqtt.reconfigure(access::Settings::default(), Mask::default());
+        front_end::reconfigure(&mqtt, access::Settings::default());
         let shared = Arc::clone(&mqtt.shared);
         let opened = Connection::open(wire, shared, *connect, admitted, peer);
 

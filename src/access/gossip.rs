@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(60);
 const REMEMBERED: usize = 4096;
 
 /// Says what clients do.
-pub(super) struct Gossip {
+pub struct Gossip {
     mask: RwLock<Mask>,
     state: Mutex<State>,
     seldom: Mutex<HashMap<(String, &'static str), Instant>>,
@@ -106,7 +106,7 @@ impl Gossip {
 }
 
 /// `text` without control characters, which could end the line or colour it.
-pub(super) fn plain(text: &str) -> String {
+pub fn plain(text: &str) -> String {
     let replace = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
     text.chars().map(replace).collect()
 }
