@@ -2,6 +2,7 @@
 
 mod aliases;
 mod blynk_cases;
+mod blynk_ring;
 mod broker_wire;
 mod budgets;
 mod cli;

@@ -115,6 +115,28 @@ pub struct Frame {
     pub body: String,
 }
 
+impl Frame {
+    fn parse(bytes: &[u8]) -> Frame {
+        let (id, number) = (two(&bytes[1..]), two(&bytes[3..]));
+        Frame {
+            command: bytes[0],
+            id,
+            status: if bytes[0] == RESPONSE { number } else { 0 },
+            body: String::from_utf8_lossy(&bytes[5..]).replace('\0', "·"),
+        }
+    }
+
+    /// A RESPONSE.
+    pub fn response(id: u16, status: u16) -> Frame {
+        Frame {
+            command: RESPONSE,
+            id,
+            status,
+            body: String::new(),
+        }
+    }
+}
+
 /// A sketch's connection.
 pub struct Sketch {
     wire: Wire,
@@ -293,15 +315,7 @@ impl Sketch {
 
     /// The next frame.
     pub async fn frame(&mut self) -> Frame {
-        let bytes = self.whole_frame().await;
-        let (id, number) = (two(&bytes[1..]), two(&bytes[3..]));
-        let body = String::from_utf8_lossy(&bytes[5..]).replace('\0', "·");
-        Frame {
-            command: bytes[0],
-            id,
-            status: if bytes[0] == RESPONSE { number } else { 0 },
-            body,
-        }
+        Frame::parse(&self.whole_frame().await)
     }
 
     /// The next HARDWARE frame, as its id and its body; any other frame is a mistake.
@@ -311,7 +325,21 @@ impl Sketch {
         (frame.id, frame.body)
     }
 
+    /// The body of the next HARDWARE frame; none if the connection ends.
+    pub async fn hardware_or_end(&mut self) -> Option<String> {
+        let frame = Frame::parse(&self.frame_or_end().await?);
+        assert_eq!(frame.command, HARDWARE, "{frame:?}");
+        Some(frame.body)
+    }
+
     async fn whole_frame(&mut self) -> Vec<u8> {
+        match self.frame_or_end().await {
+            Some(frame) => frame,
+            None => panic!("the connection ended after `{}`", hex(&self.received)),
+        }
+    }
+
+    async fn frame_or_end(&mut self) -> Option<Vec<u8>> {
         self.flush().await;
         let reading = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -326,8 +354,7 @@ impl Sketch {
             }
         });
         match reading.await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => panic!("the connection ended after `{}`", hex(&self.received)),
+            Ok(frame) => frame,
             Err(_) => panic!(
                 "no frame within {PATIENCE:?} after `{}`",
                 hex(&self.received)
@@ -371,16 +398,6 @@ impl Sketch {
         let found = hex(&self.received);
         assert!(found.is_empty(), "expected nothing, found `{found}`");
         assert!(reading.is_err(), "expected nothing, found the end");
-    }
-
-    /// Takes what comes until the connection has been silent for so long or has ended; how many
-    /// bytes that was.
-    pub async fn drain(&mut self, silence: Duration) -> usize {
-        let mut count = 0;
-        while let Ok(true) = tokio::time::timeout(silence, self.receive()).await {
-            count += std::mem::take(&mut self.received).len();
-        }
-        count
     }
 
     /// Hangs up.
