@@ -6,7 +6,9 @@ mod notifications;
 mod quotas;
 mod script;
 
-use crate::support::blynk::{Ports, Sketch, TOK, Way, command, frame, http_get, response};
+use crate::support::blynk::{
+    Ports, Sketch, TOK, Way, bytes, command, frame, hex, http_get, response,
+};
 use script::Case;
 
 #[tokio::test]
@@ -40,6 +42,16 @@ fn every_number_is_in_the_table_or_said_to_be_elsewhere() {
         let expected = usize::from(!elsewhere.contains(&number));
         assert_eq!(count, expected, "{name}");
     }
+}
+
+/// What these tests say frames with is what blynk.md says they are.
+#[test]
+fn frames_are_those_of_the_specification() {
+    assert_eq!(frame(command::PING, 3, ""), bytes("0600030000"));
+    let write = "14000d000d 76770031003130003131003132";
+    assert_eq!(frame(command::HARDWARE, 13, "vw·1·10·11·12"), bytes(write));
+    assert_eq!(hex(&response(0x102, 200)), "00010200c8");
+    assert_eq!(frame(command::LOGIN, 1, TOK)[..5], [29, 0, 1, 0, 32]);
 }
 
 /// The `devices:` of a configuration with the fixture's device alone.

@@ -29,8 +29,9 @@ async fn a_device_is_online_until_its_last_connection_ends() {
 
     let first = ports.sketch(&token("porch")).await;
     comes_to_be(&mut root, "online").await;
-    let second = ports.sketch(&token("porch")).await;
+    let mut second = ports.sketch(&token("porch")).await;
     end(first).await;
+    second.quiet().await;
     root.silence().await;
     second.leave().await;
     comes_to_be(&mut root, "offline").await;
@@ -174,7 +175,6 @@ async fn at_the_end_a_response_in_flight_still_reaches_the_sketch() {
     assert!(service.request_now().is_none());
 }
 
-/// A daemon that starts again finds its sketches again: they log in anew.
 #[tokio::test]
 async fn nobody_gets_in_while_it_ends() {
     let gate = Gate::new();

@@ -167,6 +167,9 @@ async fn five_thousand_idle_sketches() {
             });
         }
         held.extend(coming.join_all().await);
+        if first % 1000 == 0 {
+            yard.is_served().await;
+        }
     }
 
     // What is free is given back soon, and not at once.

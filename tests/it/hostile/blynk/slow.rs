@@ -40,6 +40,7 @@ async fn a_sketch_that_never_reads_while_others_write() {
             }
         }
         if number % 1000 == 0 {
+            reader.quiet().await;
             peak = peak.max(yard.pinhook.resident());
             yard.is_served().await;
         }
