@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::Yard;
 use crate::support::blynk::{Sketch, command, frame};
 use crate::support::raw::{Hello, Raw, V};
-use crate::support::token;
+use crate::support::{token, until};
 
 /// A sketch that has stopped to read, while the app side writes.
 #[tokio::test]
@@ -53,6 +53,8 @@ async fn a_sketch_that_never_reads_while_others_write() {
     root.publish("pinhook/shed/set/V6", "still").await;
     assert_eq!(device.message().await.text(), "still");
     assert_eq!(reader.hardware().await.1, "vw·6·still");
+    let said = "it reads too slowly, frames for it were dropped";
+    until(said, || yard.pinhook.said().contains(said)).await;
     // It reads on: whole frames, and not all of them; or it was closed.
     let (mut heard, mut last) = (0, 0);
     while let Some(body) = deaf.hardware_or_end().await {
@@ -165,7 +167,7 @@ async fn logins_of_one_byte_a_second() {
             assert!(ended.expect("no panic"), "still there after {MOST} s");
         }
     }
-    crate::support::until("their sockets are closed", || {
+    until("their sockets are closed", || {
         yard.pinhook.descriptors() <= before
     })
     .await;
