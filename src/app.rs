@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -11,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Gossip};
+use crate::blynk::Blynk;
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
@@ -57,6 +57,7 @@ pub struct App {
     gossip: Arc<Gossip>,
     hub: Hub,
     mqtt: Mqtt,
+    blynk: Blynk,
     http: Http,
     tls: Option<Tls>,
     dispatch: Dispatch,
@@ -77,6 +78,7 @@ pub struct Reloader {
     gossip: Arc<Gossip>,
     hub: Hub,
     mqtt: Mqtt,
+    blynk: Blynk,
     tls: Option<Tls>,
     dispatch: Dispatch,
     /// What is in effect, or will be at the next start.
@@ -101,6 +103,7 @@ impl Reloader {
         self.gossip.reconfigure(mask.clone());
         let void = self.access.reconfigure(config.access.clone());
         self.mqtt.evict(&void);
+        self.blynk.evict();
         self.dispatch.reconfigure(&config.webhooks, mask);
         if let (Some(tls), Some(identity)) = (&self.tls, &config.identity) {
             tls.replace(identity);
@@ -189,9 +192,10 @@ impl App {
             Arc::clone(&limiter),
             settings,
         );
+        let blynk = Blynk::new(hub.clone(), Arc::clone(&access), Arc::clone(&gossip));
         let http = http(&hub, &mqtt, limits.packet);
         let tls = config.identity.as_ref().map(Tls::new);
-        let listeners = bind(&config.listen, tls.as_ref()).await?;
+        let listeners = bind(&config, tls.as_ref()).await?;
         dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
         Ok(App {
             listeners,
@@ -200,6 +204,7 @@ impl App {
             gossip,
             hub,
             mqtt,
+            blynk,
             http,
             tls,
             dispatch,
@@ -214,6 +219,7 @@ impl App {
             gossip: Arc::clone(&self.gossip),
             hub: self.hub.clone(),
             mqtt: self.mqtt.clone(),
+            blynk: self.blynk.clone(),
             tls: self.tls.clone(),
             dispatch: self.dispatch.clone(),
             config: Arc::clone(&self.config),
@@ -255,10 +261,10 @@ impl App {
         let doors = CancellationToken::new();
         let reception = Arc::new(Reception {
             mqtt: self.mqtt.clone(),
+            blynk: self.blynk.clone(),
             http: self.http.clone(),
             arrivals: TaskTracker::new(),
             doors: doors.clone(),
-            was_blynk_said: AtomicBool::new(false),
         });
         for bound in self.listeners {
             let (reception, entrance) = (Arc::clone(&reception), bound.entrance);
@@ -289,20 +295,24 @@ impl App {
         observer.cancel();
         parts.wait_for("observer").await?;
         reception.close().await;
-        tokio::join!(self.http.close(), self.mqtt.close());
+        tokio::join!(self.http.close(), self.mqtt.close(), self.blynk.close());
         Ok(())
     }
 }
 
 /// Binds every address, each with its door.
-async fn bind(listen: &Listen, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenError> {
+async fn bind(config: &Config, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenError> {
     let mut listeners = Vec::new();
-    for (setting, addresses) in listen.settings() {
+    let http = match config.blynk {
+        true => Port::Http,
+        false => Port::HttpAlone,
+    };
+    for (setting, addresses) in config.listen.settings() {
         let (scheme, port, is_secured) = match setting {
             Listen::MQTT => ("mqtt", Port::Mqtt, false),
             Listen::MQTTS => ("mqtts", Port::Mqtt, true),
-            Listen::HTTP => ("http", Port::Http, false),
-            _ => ("https", Port::Http, true),
+            Listen::HTTP => ("http", http, false),
+            _ => ("https", http, true),
         };
         let tls = tls.filter(|_| is_secured).cloned();
         let entrance = Entrance::new(port, setting, tls);
@@ -340,11 +350,10 @@ fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
 /// Shows everybody who is let in to their front end.
 struct Reception {
     mqtt: Mqtt,
+    blynk: Blynk,
     http: Http,
     arrivals: TaskTracker,
     doors: CancellationToken,
-    /// Whether it was said that the Blynk protocol is not built: once is enough.
-    was_blynk_said: AtomicBool,
 }
 
 impl Reception {
@@ -372,13 +381,7 @@ impl Reception {
         match door {
             Door::Mqtt => self.mqtt.serve(stream, peer, place),
             Door::Http => self.http.serve(stream, peer, place),
-            Door::Blynk => {
-                let says = "neither HTTP nor TLS; the Blynk protocol is not built yet";
-                match self.was_blynk_said.swap(true, Ordering::Relaxed) {
-                    true => tracing::debug!("connection from {peer} closed: {says}"),
-                    false => tracing::warn!("connection from {peer} closed: {says}"),
-                }
-            }
+            Door::Blynk => self.blynk.serve(stream, peer, place),
         }
     }
 

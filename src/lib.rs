@@ -33,6 +33,7 @@
 
 pub mod access;
 pub mod app;
+pub mod blynk;
 pub mod broker;
 pub mod cli;
 pub mod config;

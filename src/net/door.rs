@@ -48,6 +48,8 @@ pub enum Port {
     Mqtt,
     /// HTTP, and the Blynk protocol beside it.
     Http,
+    /// HTTP, and nothing beside it.
+    HttpAlone,
 }
 
 /// Opens the connections of one listener; cheap to clone.
@@ -138,10 +140,12 @@ impl Entrance {
             (_, First::Tls) if self.tls.is_some() => Err(Refused::Nested),
             (_, First::Tls) => Err(Refused::Secured(self.port)),
             (Port::Mqtt, First::Http) => Err(Refused::Http(self.tls.is_some())),
+            (Port::Mqtt, First::Blynk) => Err(Refused::Blynk(self.tls.is_some())),
             (Port::Mqtt, _) => Ok((Door::Mqtt, stream)),
-            (Port::Http, First::Http) => Ok((Door::Http, stream)),
-            (Port::Http, First::Mqtt) => Err(Refused::Mqtt(self.tls.is_some())),
-            (Port::Http, First::Other) => Ok((Door::Blynk, stream)),
+            (_, First::Http) => Ok((Door::Http, stream)),
+            (_, First::Mqtt) => Err(Refused::Mqtt(self.tls.is_some())),
+            (Port::Http, _) => Ok((Door::Blynk, stream)),
+            (Port::HttpAlone, _) => Err(Refused::NoBlynk),
         }
     }
 }
@@ -161,6 +165,7 @@ enum First {
     Http,
     Tls,
     Mqtt,
+    Blynk,
     Other,
 }
 
@@ -171,8 +176,10 @@ impl First {
             Some(b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n') => First::Http,
             // A record of the kind handshake (RFC 8446 §5.1).
             Some(0x16) => First::Tls,
-            // A CONNECT (MQTT-3.1.1). A Blynk client begins with 2 or 29 (blynk.md §1.4).
+            // A CONNECT (MQTT-3.1.1).
             Some(0x10) => First::Mqtt,
+            // A login, old or new (blynk.md §1.4). No packet of MQTT begins so.
+            Some(2 | 29) => First::Blynk,
             _ => First::Other,
         }
     }
@@ -198,6 +205,10 @@ enum Refused {
     Mqtt(bool),
     /// HTTP on the MQTT port, likewise.
     Http(bool),
+    /// The Blynk protocol on the MQTT port, likewise.
+    Blynk(bool),
+    /// Perhaps the Blynk protocol, which is turned off.
+    NoBlynk,
 }
 
 impl fmt::Display for Refused {
@@ -219,7 +230,7 @@ impl fmt::Display for Refused {
             Refused::Secured(Port::Mqtt) => {
                 f.write_str("this looks like TLS; `listen.mqtts` is for that")
             }
-            Refused::Secured(Port::Http) => {
+            Refused::Secured(Port::Http | Port::HttpAlone) => {
                 f.write_str("this looks like TLS; `listen.https` is for that")
             }
             Refused::Nested => f.write_str("there is TLS inside its TLS"),
@@ -233,6 +244,12 @@ impl fmt::Display for Refused {
                 "it speaks HTTP; `listen.http{}` is for that",
                 if *is_secured { "s" } else { "" }
             ),
+            Refused::Blynk(is_secured) => write!(
+                f,
+                "it speaks the Blynk protocol; `listen.http{}` is for that",
+                if *is_secured { "s" } else { "" }
+            ),
+            Refused::NoBlynk => f.write_str("it speaks neither HTTP nor TLS, and `blynk` is off"),
         }
     }
 }
@@ -277,9 +294,10 @@ mod tests {
             (&[0x16], First::Tls),
             (&[0x10, 12, 0, 4, b'M'], First::Mqtt),
             // HARDWARE_LOGIN and LOGIN of Blynk.
-            (&[29, 0, 1, 0, 32], First::Other),
-            (&[2], First::Other),
+            (&[29, 0, 1, 0, 32], First::Blynk),
+            (&[2], First::Blynk),
             (&[0], First::Other),
+            (&[20], First::Other),
         ] {
             assert_eq!(First::of(bytes), expected, "{bytes:?}");
         }

@@ -9,19 +9,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Modules, and what of ours each may import. Each may import itself.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("main", &["cli"]),
     // `access` is for `passwd` alone.
     ("cli", &["app", "config", "model", "access"]),
     (
         "app",
         &[
-            "config", "mqtt", "http", "dispatch", "hub", "access", "broker", "net", "model",
+            "config", "mqtt", "blynk", "http", "dispatch", "hub", "access", "broker", "net",
+            "model",
         ],
     ),
     // Of `access` and the like it fills in the settings.
     ("config", &["model", "access", "net::tls", "http::Audience"]),
     ("mqtt", &["broker", "hub", "access", "net", "model"]),
+    ("blynk", &["hub", "access", "net", "model"]),
     ("http", &["hub", "access", "net", "model"]),
     ("dispatch", &["hub", "model"]),
     ("hub", &["model"]),

@@ -1,0 +1,150 @@
+//! The stream of one sketch: whole frames in, and out one write call for each.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+
+use super::frame::{Frame, HEADER};
+
+/// Bytes of one read. The room for it is one for all sketches of a thread: none of them
+/// keeps a buffer while it has nothing to say.
+const READ: usize = 4 * 1024;
+
+thread_local! {
+    static ROOM: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// The stream of one sketch.
+pub(super) struct Wire<S> {
+    stream: S,
+    /// What was read and is not taken yet.
+    inbox: BytesMut,
+    /// What is to be written, each with a call of its own: a library for Python reads
+    /// one frame from what comes with one segment, and drops the rest (blynk.md §6.3).
+    outgoing: VecDeque<Bytes>,
+    /// Whether something may still wait inside the stream: TLS and WebSocket have buffers.
+    is_unflushed: bool,
+}
+
+/// What happened on the stream.
+pub(super) enum Traffic {
+    /// Some bytes were read.
+    Read,
+    /// Some bytes were written.
+    Written,
+    /// The connection broke.
+    Broken,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub fn new(stream: S) -> Wire<S> {
+        Wire {
+            stream,
+            inbox: BytesMut::new(),
+            outgoing: VecDeque::new(),
+            is_unflushed: false,
+        }
+    }
+
+    /// Writes what there is to write, and reads if it may, whichever can be done first;
+    /// waits for ever if there is nothing to do. Cancel-safe.
+    pub async fn traffic(&mut self, may_read: bool) -> Traffic {
+        poll_fn(|cx| self.poll_traffic(cx, may_read)).await
+    }
+
+    fn poll_traffic(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Traffic> {
+        if let Some(frame) = self.outgoing.front_mut() {
+            match Pin::new(&mut self.stream).poll_write(cx, frame) {
+                // It hears nothing any more; what it said before still counts, and is read
+                // until there is no more of it.
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.outgoing.clear();
+                    if !may_read {
+                        return Poll::Ready(Traffic::Written);
+                    }
+                }
+                Poll::Ready(Ok(written)) => {
+                    frame.advance(written);
+                    if frame.is_empty() {
+                        self.outgoing.pop_front();
+                    }
+                    self.is_unflushed = true;
+                    return Poll::Ready(Traffic::Written);
+                }
+                Poll::Pending => {}
+            }
+        } else if self.is_unflushed
+            && let Poll::Ready(_) = Pin::new(&mut self.stream).poll_flush(cx)
+        {
+            self.is_unflushed = false;
+        }
+        if !may_read {
+            return Poll::Pending;
+        }
+        self.poll_read(cx).map(|read| match read {
+            Ok(1..) => Traffic::Read,
+            Ok(0) | Err(_) => Traffic::Broken,
+        })
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ROOM.with_borrow_mut(|room| {
+            let mut room = ReadBuf::new(room);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room))?;
+            let read = room.filled();
+            self.inbox.extend_from_slice(read);
+            Poll::Ready(Ok(read.len()))
+        })
+    }
+
+    /// Takes the next whole frame out of what was read, as bytes.
+    pub fn take(&mut self) -> Option<Bytes> {
+        let (_, length) = Frame::decode(&self.inbox)?;
+        let frame = self.inbox.split_to(length).freeze();
+        if self.inbox.is_empty() {
+            self.inbox = BytesMut::new();
+        }
+        Some(frame)
+    }
+
+    /// The header of the frame that comes next, as far as it is there.
+    pub fn header(&self) -> Option<&[u8; HEADER]> {
+        self.inbox.first_chunk()
+    }
+
+    /// Whether the sketch has said something that is not taken yet.
+    pub fn has_more(&self) -> bool {
+        !self.inbox.is_empty()
+    }
+
+    /// Appends a frame to what is to be written.
+    pub fn queue(&mut self, frame: Bytes) {
+        self.outgoing.push_back(frame);
+    }
+
+    /// How many frames are to be written.
+    pub fn queued(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Waits until the sketch says something or hangs up.
+    pub async fn stirred(&mut self) {
+        let _ = poll_fn(|cx| self.poll_read(cx)).await;
+    }
+
+    /// Writes what is to be written and closes.
+    pub async fn close(&mut self) {
+        while let Some(frame) = self.outgoing.pop_front() {
+            if self.stream.write_all(&frame).await.is_err() {
+                return;
+            }
+        }
+        let _ = self.stream.shutdown().await;
+    }
+}
