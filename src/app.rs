@@ -1,5 +1,7 @@
 //! Builds the parts in order, watches over them, and takes them down again.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -10,11 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Gossip};
-use crate::blynk::Blynk;
+use crate::blynk::{Blynk, MAX_FRAME};
 use crate::broker::{self, Broker};
 use crate::config::{Config, Listen};
 use crate::dispatch::{self, Dispatch};
-use crate::http::{Health, Http, Part};
+use crate::http::{self, Health, Http, Messages, Metrics, Part, Text, WebSockets};
 use crate::hub::{self, Hub};
 use crate::model::mask::Mask;
 use crate::mqtt::{self, Mqtt};
@@ -29,6 +31,10 @@ const PACKETS_PER_MESSAGE: usize = 4;
 /// Room for many small packets in one WebSocket message, in bytes, however small the
 /// largest packet is.
 const LEAST_MESSAGE: usize = 64 * 1024;
+
+/// Most bytes of a WebSocket message to an MQTT client: a connection keeps the buffer of
+/// the largest.
+const MOST_SENT: usize = 4 * 1024;
 
 /// Why pinhook does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +199,21 @@ impl App {
             settings,
         );
         let blynk = Blynk::new(hub.clone(), Arc::clone(&access), Arc::clone(&gossip));
-        let http = http(&hub, &mqtt, limits.packet);
+        let numbers = metrics::source(
+            hub.clone(),
+            mqtt.clone(),
+            blynk.clone(),
+            Arc::clone(&limiter),
+        );
+        let http = Http::new(http::Settings {
+            health: health(&hub),
+            metrics: Metrics::new(numbers, config.metrics),
+            hub: hub.clone(),
+            access: Arc::clone(&access),
+            gossip: Arc::clone(&gossip),
+            mqtt: mqtt_sockets(&mqtt, limits.packet),
+            blynk: config.blynk.then(|| blynk_sockets(&blynk)),
+        });
         let tls = config.identity.as_ref().map(Tls::new);
         let listeners = bind(&config, tls.as_ref()).await?;
         dispatch.listens_on(listeners.iter().map(|bound| bound.listener.address()));
@@ -327,9 +347,8 @@ async fn bind(config: &Config, tls: Option<&Tls>) -> Result<Vec<Bound>, ListenEr
     Ok(listeners)
 }
 
-/// The HTTP front end, which hands WebSockets of MQTT to the other one, whose packets
-/// are of `packet` bytes at most.
-fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
+/// What `/healthz` asks.
+fn health(hub: &Hub) -> Health {
     let hub = hub.clone();
     let hub = Part::new("hub", move || {
         let hub = hub.clone();
@@ -339,12 +358,37 @@ fn http(hub: &Hub, mqtt: &Mqtt, packet: usize) -> Http {
             asked.await.expect("the hub's lock can be taken");
         }
     });
+    Health::new(vec![hub])
+}
+
+/// The WebSockets of MQTT clients, whose packets are of `packet` bytes at most.
+fn mqtt_sockets(mqtt: &Mqtt, packet: usize) -> WebSockets {
     let mqtt = mqtt.clone();
-    // Boxed, since the task of a connection has room for its stream more than once.
-    let takeover = move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place);
-    let message = packet.saturating_mul(PACKETS_PER_MESSAGE);
-    let message = message.max(LEAST_MESSAGE);
-    Http::new(Health::new(vec![hub]), Box::new(takeover), message)
+    let most_received = packet.saturating_mul(PACKETS_PER_MESSAGE);
+    WebSockets {
+        protocol: Some("mqtt"),
+        messages: Messages {
+            most_received: most_received.max(LEAST_MESSAGE),
+            most_sent: MOST_SENT,
+            text: Text::Refused,
+        },
+        // Boxed, since the task of a connection has room for its stream more than once.
+        takeover: Box::new(move |socket, peer, place| mqtt.serve(Box::new(socket), peer, place)),
+    }
+}
+
+/// The WebSockets of sketches: a frame is a message (blynk.md §1.4).
+fn blynk_sockets(blynk: &Blynk) -> WebSockets {
+    let blynk = blynk.clone();
+    WebSockets {
+        protocol: None,
+        messages: Messages {
+            most_received: MAX_FRAME,
+            most_sent: MAX_FRAME,
+            text: Text::Ignored,
+        },
+        takeover: Box::new(move |socket, peer, place| blynk.serve(Box::new(socket), peer, place)),
+    }
 }
 
 /// Shows everybody who is let in to their front end.
@@ -377,10 +421,11 @@ impl Reception {
             stream,
             peer,
             place,
+            is_on_loopback,
         } = opened;
         match door {
             Door::Mqtt => self.mqtt.serve(stream, peer, place),
-            Door::Http => self.http.serve(stream, peer, place),
+            Door::Http => self.http.serve(stream, peer, place, is_on_loopback),
             Door::Blynk => self.blynk.serve(stream, peer, place),
         }
     }

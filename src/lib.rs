@@ -22,7 +22,9 @@
 //! * [`app`]: builds the parts, watches over them, takes them down.
 //! * [`config`]: the YAML file, or everything that is wrong with it.
 //! * [`mqtt`]: the wire and the topics.
-//! * [`http`]: `/healthz`, and WebSockets for who speaks behind them.
+//! * [`blynk`]: the protocol of Blynk's sketches.
+//! * [`http`]: Blynk's HTTP APIs, `/healthz`, `/metrics`, and WebSockets for who
+//!   speaks behind them.
 //! * [`dispatch`]: one worker for each webhook.
 //! * [`hub`]: values, who is connected, who is triggered; the only shared state
 //!   of the domain.

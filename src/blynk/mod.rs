@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::{Access, Gossip};
 use crate::hub::Hub;
+use crate::model::metric::Metric;
 use crate::net::Place;
 use counters::Tally;
 use sketches::Sketches;
@@ -72,6 +73,39 @@ impl Blynk {
         let (shared, goodbye) = (Arc::clone(&self.shared), self.goodbye.clone());
         self.connections
             .spawn(session::serve(stream, peer, place, shared, goodbye));
+    }
+
+    /// The front end's numbers (product.md §7, `/metrics`).
+    pub fn metrics(&self) -> Vec<Metric> {
+        let Shared {
+            tally, sketches, ..
+        } = &*self.shared;
+        let (received, sent) = tally.frames();
+        let frames = Metric::counter(
+            "pinhook_blynk_frames_total",
+            "Frames of the Blynk protocol, by direction.",
+        );
+        let waiting = Metric::gauge(
+            "pinhook_blynk_waiting_frames",
+            "Frames that wait for sketches to read.",
+        );
+        let refused = Metric::counter(
+            "pinhook_blynk_refused_total",
+            "Frames that were not taken, logins refused and connections closed, by reason.",
+        );
+        let dropped = Metric::counter(
+            "pinhook_blynk_dropped_total",
+            "Frames that a sketch did not get, by reason.",
+        );
+        vec![
+            Metric::connections("blynk", tally.connected()),
+            frames
+                .with([("direction", "received")], received)
+                .with([("direction", "sent")], sent),
+            waiting.with([], sketches.waiting()),
+            refused.by_reason(tally.refused()),
+            dropped.by_reason(tally.dropped()),
+        ]
     }
 
     /// Closes the connections whose login holds no longer; no other notices.

@@ -37,6 +37,15 @@ pub struct Counters {
     pub retain_refused: u64,
 }
 
+/// What waits in the queues of all sessions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Messages, by subscriber.
+    pub messages: usize,
+    /// What they take, in bytes by [`Message::cost`](super::Message::cost).
+    pub bytes: usize,
+}
+
 /// Copies of messages that did not reach a subscriber, by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {

@@ -52,7 +52,7 @@ use state::{Offered, Publisher, State};
 use subscriptions::{Entry, Group, Subscriber, Subscriptions};
 use topic::{Exclusions, FilterError};
 
-pub use counters::{Counters, Dropped};
+pub use counters::{Counters, Dropped, Queued};
 pub use lifecycle::{AWAY_PER_OWNER, End, Open, Opened, Tick};
 pub use message::{MESSAGE_OVERHEAD, Message, Properties, QoS, Will};
 pub use retained::RetainRefused;
@@ -452,6 +452,19 @@ impl Broker {
             passed_on: get(&totals.passed_on),
             surplus: get(&totals.surplus),
             retain_refused: get(&totals.retain_refused),
+        }
+    }
+
+    /// What waits in the queues of all sessions; it looks into each of them.
+    pub fn queued(&self) -> Queued {
+        let inner = &self.0;
+        let sessions: Vec<_> = lock(&inner.sessions).values().cloned().collect();
+        let lengths = sessions
+            .iter()
+            .map(|session| lock(&session.state).queue.len());
+        Queued {
+            messages: lengths.sum(),
+            bytes: inner.queued_bytes.load(Ordering::Relaxed),
         }
     }
 }

@@ -172,7 +172,9 @@ impl Sending {
                 return Attempt::new(Outcome::RenderError, Verdict::Unknown);
             }
         };
-        delivery.tries.began.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        delivery.tries.began.get_or_insert(now);
+        delivery.tries.sent = Some(now);
         delivery.tries.made += 1;
         match client.send(request, &scope.id, webhook).await {
             Ok(received) => receive(webhook, received, &scope, delivery),
@@ -291,6 +293,7 @@ fn fail(webhook: &Webhook, error: &SendError, delivery: &mut Delivery) -> Attemp
     if error.is_refused() {
         // Here, before it was a request.
         delivery.tries.made = delivery.tries.made.saturating_sub(1);
+        delivery.tries.sent = None;
     }
     delivery.tries.status = error.status();
     delivery.tries.bytes = 0;

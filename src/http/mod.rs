@@ -1,42 +1,53 @@
-//! HTTP: `/healthz`, and the WebSocket at `/mqtt`, behind which others speak
-//! (product.md §3 and §7). Knows nothing of what goes over it.
+//! HTTP: the two Blynk HTTP APIs, `/healthz`, `/metrics`, and the WebSockets, behind
+//! which others speak (product.md §3, §6 and §7). Knows nothing of what goes over those.
 
 mod audience;
+mod cloud;
 mod health;
+mod legacy;
+mod metrics;
 mod patience;
+mod query;
+mod token;
 mod upgrade;
 mod websocket;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{any, get};
 use http_body_util::Limited;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::access::{Access, Gossip};
+use crate::hub::Hub;
+use crate::model::metric::Metric;
 use crate::net::{Place, Stream};
+use audience::OnLoopback;
 use patience::Patience;
+use token::{Devices, Peer};
+use upgrade::Agreed;
 
 pub use audience::Audience;
 pub use health::{Health, Part};
-pub use websocket::WebSocket;
+pub use metrics::{Metrics, Source};
+pub use websocket::{Messages, Text, WebSocket};
 
 /// How long a client may take for the head of a request, and be idle between two.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -57,54 +68,107 @@ const MAX_BODY: usize = 512 * 1024;
 /// services on this host.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// The sub-protocol of MQTT over WebSocket (MQTT-6.0.0-3).
-const MQTT: &str = "mqtt";
+/// What is said of a body that is larger.
+const TOO_LARGE: &str = "a request may have 512 KiB, not more";
 
-/// Takes over a WebSocket behind which a client speaks MQTT, with its address and
-/// its place among the connections.
+/// Takes over a WebSocket, with its client's address and its place among the
+/// connections.
 pub type Takeover = Box<dyn Fn(WebSocket<Stream>, SocketAddr, Place) + Send + Sync>;
+
+/// The WebSockets of a path, and who speaks behind them.
+pub struct WebSockets {
+    /// The sub-protocol that clients must offer, if it has one.
+    pub protocol: Option<&'static str>,
+    /// What their messages are.
+    pub messages: Messages,
+    /// Who speaks there.
+    pub takeover: Takeover,
+}
+
+/// What the front end needs of others.
+pub struct Settings {
+    /// Who is asked how pinhook is.
+    pub health: Health,
+    /// What `/metrics` shows.
+    pub metrics: Metrics,
+    /// Where values are.
+    pub hub: Hub,
+    /// Who may come.
+    pub access: Arc<Access>,
+    /// Who says in the log what clients do.
+    pub gossip: Arc<Gossip>,
+    /// The WebSockets at `/mqtt`.
+    pub mqtt: WebSockets,
+    /// Those at `/websocket` and `/websockets`; `None`: there are none.
+    pub blynk: Option<WebSockets>,
+}
 
 /// The HTTP front end; cheap to clone.
 #[derive(Clone)]
 pub struct Http {
     router: Router,
-    mqtt: Arc<Takeover>,
-    /// Largest message of a WebSocket, in bytes.
-    max_message: usize,
     connections: TaskTracker,
     goodbye: CancellationToken,
 }
 
 impl Http {
-    /// A front end that asks `health` how pinhook is, and hands WebSockets at
-    /// `/mqtt` to `mqtt`. A message of theirs that has more than `max_message` bytes
-    /// closes them.
-    pub fn new(health: Health, mqtt: Takeover, max_message: usize) -> Http {
-        let health = Arc::new(health);
-        let router = Router::new()
+    /// A front end with these parts behind it.
+    pub fn new(settings: Settings) -> Http {
+        let connections = TaskTracker::new();
+        let health = Arc::new(settings.health);
+        let (metrics, counted) = (Arc::new(settings.metrics), connections.clone());
+        let show = move |request: Request| {
+            let counted = counted.clone();
+            let own = move || Metric::connections("http", counted.len());
+            metrics::answer(Arc::clone(&metrics), own, request)
+        };
+        // Any `Origin` may come to a WebSocket: what a page of another site could do
+        // there, it could do only with a login, which no browser adds by itself.
+        let upgrade = |sockets: WebSockets| {
+            let sockets = Arc::new(sockets);
+            get(move |request| upgrade::answer(request, Arc::clone(&sockets)))
+        };
+        let mut router = Router::new()
             .route("/healthz", get(move || health::answer(Arc::clone(&health))))
-            // Any `Origin` may come: what a page of another site could do here,
-            // it could do only with a login of MQTT, which no browser adds by itself.
-            .route("/mqtt", get(|request| upgrade::answer(request, MQTT)))
-            .fallback(unknown)
+            .route("/metrics", get(show))
+            .route("/mqtt", upgrade(settings.mqtt));
+        if let Some(sockets) = settings.blynk {
+            let blynk = upgrade(sockets);
+            router = router
+                .route("/websocket", blynk.clone())
+                .route("/websockets", blynk);
+        }
+        let devices = Arc::new(Devices {
+            hub: settings.hub,
+            access: settings.access,
+            gossip: settings.gossip,
+        });
+        let owners = Arc::clone(&devices);
+        let cloud = move |request| cloud::answer(Arc::clone(&devices), request);
+        let legacy = move |request| legacy::answer(Arc::clone(&owners), request);
+        // The two APIs, which come behind the layer, have words of their own for a body
+        // that is too large.
+        let router = router
             .method_not_allowed_fallback(wrong_method)
-            .layer(middleware::from_fn(limit));
+            .layer(middleware::from_fn(limit))
+            .route("/external/api/{*call}", any(cloud))
+            .fallback(legacy);
         Http {
             router,
-            mqtt: Arc::new(mqtt),
-            max_message,
-            connections: TaskTracker::new(),
+            connections,
             goodbye: CancellationToken::new(),
         }
     }
 
-    /// Serves a connection in a task of its own.
-    pub fn serve(&self, stream: Stream, peer: SocketAddr, place: Place) {
+    /// Serves a connection in a task of its own; `is_on_loopback` says whether it came
+    /// through a listener that only this machine can reach.
+    pub fn serve(&self, stream: Stream, peer: SocketAddr, place: Place, is_on_loopback: bool) {
         let http = self.clone();
         self.connections.spawn(async move {
             // `place` goes on with the stream if it becomes a WebSocket.
-            if let Some(socket) = http.converse(stream, peer).await {
-                (http.mqtt)(socket, peer, place);
+            let conversation = http.converse(stream, peer, OnLoopback(is_on_loopback));
+            if let Some((sockets, socket)) = conversation.await {
+                (sockets.takeover)(socket, peer, place);
             }
         });
     }
@@ -117,24 +181,32 @@ impl Http {
     }
 
     /// Answers requests until the client leaves, or one makes it a WebSocket.
-    async fn converse(&self, stream: Stream, peer: SocketAddr) -> Option<WebSocket<Stream>> {
-        let is_upgraded = Arc::new(AtomicBool::new(false));
-        let upgraded = Arc::clone(&is_upgraded);
+    async fn converse(
+        &self,
+        stream: Stream,
+        peer: SocketAddr,
+        on_loopback: OnLoopback,
+    ) -> Option<(Arc<WebSockets>, WebSocket<Stream>)> {
+        let agreed = Arc::new(OnceLock::new());
+        let agreeing = Arc::clone(&agreed);
         let router = TowerToHyperService::new(self.router.clone());
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(on_loopback);
             let answering = router.call(request);
-            let upgraded = Arc::clone(&upgraded);
+            let agreeing = Arc::clone(&agreeing);
             Box::pin(async move {
-                let response = match timeout(REQUEST_TIME, answering).await {
+                let mut response = match timeout(REQUEST_TIME, answering).await {
                     Ok(answered) => answered?,
                     Err(_) => sentence(
                         StatusCode::REQUEST_TIMEOUT,
                         "the request took too long".to_owned(),
                     ),
                 };
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    upgraded.store(true, Ordering::Relaxed);
+                if let Some(Agreed(sockets)) = response.extensions_mut().remove() {
+                    let _ = agreeing.set(sockets);
                 }
+                token::hold_back(&mut response).await;
                 Ok::<_, std::convert::Infallible>(response)
             })
         });
@@ -155,39 +227,48 @@ impl Http {
                 }
             }
         };
-        if let Err(error) = served {
+        if let Err(error) = &served {
             tracing::debug!(%peer, "HTTP connection ended: {error}");
-            return None;
         }
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner().into_inner();
-        if is_upgraded.load(Ordering::Relaxed) {
-            return Some(WebSocket::new(stream, parts.read_buf, self.max_message).await);
+        if let (Ok(()), Some(sockets)) = (served, agreed.get()) {
+            let socket = WebSocket::new(stream, parts.read_buf, sockets.messages).await;
+            return Some((Arc::clone(sockets), socket));
         }
-        let _ = timeout(GOODBYE_TIME, stream.shutdown()).await;
+        let goodbye = timeout(GOODBYE_TIME, async {
+            stream.shutdown().await?;
+            linger(&mut stream).await
+        });
+        let _ = goodbye.await;
         None
     }
+}
+
+/// Reads what still comes, and forgets it: a stream that is closed while there is
+/// something unread would break at the client's end, and take along a response that
+/// was sent before a body was read.
+async fn linger(stream: &mut Stream) -> std::io::Result<()> {
+    // Not in the task of every connection, which is as large as its largest moment.
+    let mut forgotten = vec![0; 4096];
+    while stream.read(&mut forgotten).await? > 0 {}
+    Ok(())
 }
 
 /// Refuses bodies that are too large: at once if the length is declared, else when
 /// whoever reads the body comes to that point.
 async fn limit(request: Request, next: Next) -> Response {
-    let declared = request.headers().get(CONTENT_LENGTH);
-    let declared = declared.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|length| length > MAX_BODY as u64) {
-        let says = format!("a request may have {} KiB, not more", MAX_BODY / 1024);
-        return sentence(StatusCode::PAYLOAD_TOO_LARGE, says);
+    if token::is_too_large(request.headers()) {
+        return sentence(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE.to_owned());
     }
     let limited = request.map(|body| Body::new(Limited::new(body, MAX_BODY)));
     next.run(limited).await
 }
 
-async fn unknown(uri: Uri) -> Response {
-    let path: String = uri.path().chars().take(100).collect();
-    sentence(
-        StatusCode::NOT_FOUND,
-        format!("there is nothing at `{path}`"),
-    )
+/// Does not repeat the path, which may have a token in it.
+fn unknown() -> Response {
+    let says = "there is nothing at this path".to_owned();
+    sentence(StatusCode::NOT_FOUND, says)
 }
 
 async fn wrong_method(method: Method) -> Response {

@@ -1,6 +1,5 @@
 //! A WebSocket as a stream of bytes (RFC 6455, the server's side): what comes in
-//! binary messages is read, each write goes out as one binary frame. How frames and
-//! packets are cut does not matter (MQTT-6.0.0-2).
+//! binary messages is read, each write goes out as one binary message.
 //!
 //! The frames are the library's. It collects a message until it is whole, so a
 //! message has a limit; and it keeps its buffers at the size they once had, so they
@@ -20,15 +19,32 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-/// Most bytes of a frame that is sent.
-const MAX_FRAME: usize = 4 * 1024;
-
 /// Room for what is sent beside a frame's payload, in bytes: its head, a few pongs,
 /// and the close.
 const ASIDE: usize = 512;
 
 /// Bytes of one read of the stream, and of the buffer that an idle WebSocket has.
 const READ: usize = 2 * 1024;
+
+/// What the messages of a WebSocket are.
+#[derive(Debug, Clone, Copy)]
+pub struct Messages {
+    /// The largest that is taken, in bytes; a larger one closes the WebSocket.
+    pub most_received: usize,
+    /// The largest that is sent, in bytes: a longer write is taken in part.
+    pub most_sent: usize,
+    /// What becomes of those that are text.
+    pub text: Text,
+}
+
+/// What becomes of a message that is text, which nobody here speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// It closes the WebSocket (MQTT-6.0.0-1).
+    Refused,
+    /// Nothing (blynk.md §1.4).
+    Ignored,
+}
 
 /// A WebSocket, after its handshake.
 ///
@@ -38,7 +54,7 @@ pub struct WebSocket<S> {
     frames: WebSocketStream<S>,
     /// What has not been read yet of the message that came last.
     message: Bytes,
-    max_message: usize,
+    messages: Messages,
     /// Whether no more data can come.
     is_over: bool,
     /// Whether either side has said goodbye.
@@ -46,20 +62,19 @@ pub struct WebSocket<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// The WebSocket on `stream`, of which `ahead` was read already. A message of
-    /// more than `max_message` bytes closes it.
-    pub async fn new(stream: S, ahead: Bytes, max_message: usize) -> WebSocket<S> {
+    /// The WebSocket on `stream`, of which `ahead` was read already.
+    pub async fn new(stream: S, ahead: Bytes, messages: Messages) -> WebSocket<S> {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ)
             .write_buffer_size(0)
-            .max_write_buffer_size(MAX_FRAME + ASIDE)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
+            .max_write_buffer_size(messages.most_sent + ASIDE)
+            .max_message_size(Some(messages.most_received))
+            .max_frame_size(Some(messages.most_received));
         let (ahead, config) = (ahead.to_vec(), Some(config));
         WebSocket {
             frames: WebSocketStream::from_partially_read(stream, ahead, Role::Server, config).await,
             message: Bytes::new(),
-            max_message,
+            messages,
             is_over: false,
             has_closed: false,
         }
@@ -73,8 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 Some(Ok(Message::Binary(data))) if !data.is_empty() => {
                     return Poll::Ready(Ok(data));
                 }
-                // MQTT-6.0.0-1.
-                Some(Ok(Message::Text(_))) => {
+                Some(Ok(Message::Text(_))) if self.messages.text == Text::Refused => {
                     self.is_over = true;
                     self.close(CloseCode::Unsupported, "binary frames only".into());
                 }
@@ -101,7 +115,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         match error {
             Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {}
             Error::Capacity(_) => {
-                let says = format!("a message may have {} bytes", self.max_message);
+                let says = format!("a message may have {} bytes", self.messages.most_received);
                 self.close(CloseCode::Size, says.into());
             }
             Error::Utf8(_) => self.close(CloseCode::Invalid, "no UTF-8".into()),
@@ -171,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
         // Not before the last frame is out: what a client does not read must not
         // pile up here.
         ready!(self.poll_sent(cx))?;
-        let payload = &buf[..buf.len().min(MAX_FRAME)];
+        let payload = &buf[..buf.len().min(self.messages.most_sent)];
         if !payload.is_empty() {
             let frame = Message::Binary(Bytes::copy_from_slice(payload));
             let frames = Pin::new(&mut self.frames);

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 
 use super::event::WebhookState;
 use crate::model::gate::{Admit, Entry, Gate, State as GateState, Ticket, Transition, Verdict};
+use crate::model::metric::Histogram;
 use crate::model::pending::{Excess, Pending, Waiting};
 use crate::model::webhook::{Delivery, Tally};
 use crate::model::{DeviceName, Outcome, Pin, PinValue, Webhook};
@@ -33,6 +34,8 @@ struct State {
     in_flight: usize,
     triggered: u64,
     outcomes: Tally,
+    wait: Histogram,
+    request: Histogram,
     last_status: Option<u16>,
     since: SystemTime,
     /// Takes nothing in any more; what comes ends so.
@@ -118,6 +121,14 @@ pub struct Counts {
     pub waiting: usize,
     /// How many are with the third party.
     pub in_flight: usize,
+    /// Ready or stopped.
+    pub state: GateState,
+    /// Failed deliveries in a row.
+    pub failures: u32,
+    /// From a write to the first request for it.
+    pub wait: Histogram,
+    /// From a request to the end of its response, or to giving up.
+    pub request: Histogram,
 }
 
 impl Inbox {
@@ -130,6 +141,8 @@ impl Inbox {
             in_flight: 0,
             triggered: 0,
             outcomes: Tally::default(),
+            wait: Histogram::default(),
+            request: Histogram::default(),
             last_status: None,
             since: SystemTime::now(),
             closed: None,
@@ -300,6 +313,10 @@ impl Inbox {
             outcomes: state.outcomes,
             waiting: state.pending.len(),
             in_flight: state.in_flight,
+            state: state.gate.state(),
+            failures: state.gate.failures(),
+            wait: state.wait.clone(),
+            request: state.request.clone(),
         }
     }
 
@@ -348,7 +365,8 @@ impl State {
             match self.gate.admit(device, is_retry, now) {
                 Admit::At(at) => self.pending.hold_first(at),
                 Admit::Now(ticket) => {
-                    let delivery = self.pending.take_first()?;
+                    let mut delivery = self.pending.take_first()?;
+                    delivery.tries.sent = None;
                     self.in_flight += 1;
                     return Some(Taken {
                         delivery,
@@ -380,6 +398,7 @@ impl State {
     ) -> Aftermath {
         let before = self.seen();
         self.in_flight -= 1;
+        self.measure(&delivery, now);
         self.last_status = delivery.tries.status.or(self.last_status);
         if let Some(hold) = attempt.hold {
             self.gate.hold(&delivery.device, now + hold);
@@ -402,6 +421,18 @@ impl State {
         }
         after.is_news = before != self.seen();
         after
+    }
+
+    /// Notes how long the attempt took that has ended, if a request was sent.
+    fn measure(&mut self, delivery: &Delivery, now: Instant) {
+        let Some(sent) = delivery.tries.sent else {
+            return;
+        };
+        self.request.observe(now.saturating_duration_since(sent));
+        if delivery.tries.made == 1 {
+            let waited = sent.saturating_duration_since(delivery.at);
+            self.wait.observe(waited);
+        }
     }
 
     fn may_retry(&self, delivery: &Delivery, ticket: Ticket) -> bool {

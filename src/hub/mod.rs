@@ -7,6 +7,7 @@
 mod deliver;
 mod event;
 pub mod inbox;
+mod metrics;
 mod property;
 mod reload;
 mod room;

@@ -71,7 +71,7 @@ fn device(name: &str) -> Arc<Device> {
     Arc::new(devices::device(name, "sixteen-letters-"))
 }
 
-fn routes(devices: &[&str], webhooks: Vec<Webhook>) -> Routes {
+pub(super) fn routes(devices: &[&str], webhooks: Vec<Webhook>) -> Routes {
     Routes {
         devices: devices.iter().map(|name| device(name)).collect(),
         webhooks: webhooks.into_iter().map(Arc::new).collect(),

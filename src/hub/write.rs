@@ -172,6 +172,7 @@ impl Hub {
                 trigger,
                 value: value.clone(),
                 source,
+                at: now,
                 tries: Tries::default(),
             };
             let after = match self.holds(state, &webhook, &delivery) {

@@ -10,6 +10,7 @@ pub mod device;
 pub mod diag;
 pub mod gate;
 pub mod mask;
+pub mod metric;
 pub mod name;
 pub mod nearest;
 pub mod pending;

@@ -70,6 +70,11 @@ fn meant(nearest: Option<&str>) -> String {
 }
 
 impl PropertyName {
+    /// All there are, in Blynk's order.
+    pub fn all() -> impl Iterator<Item = PropertyName> {
+        NAMES.into_iter().map(PropertyName)
+    }
+
     /// The name as text.
     pub fn as_str(self) -> &'static str {
         self.0

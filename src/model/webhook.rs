@@ -166,6 +166,8 @@ pub struct Delivery {
     pub value: PinValue,
     /// Who wrote.
     pub source: Source,
+    /// When the write, or the event, came in.
+    pub at: Instant,
     /// What has been tried so far.
     pub tries: Tries,
 }
@@ -177,6 +179,8 @@ pub struct Tries {
     pub made: u32,
     /// When the first began.
     pub began: Option<Instant>,
+    /// When the request of the last was sent, if it came to that.
+    pub sent: Option<Instant>,
     /// The status of the last response, if there was one.
     pub status: Option<u16>,
     /// Bytes of its body that were read.
@@ -291,6 +295,7 @@ pub(crate) mod tests {
             trigger: Trigger::Pin(pin),
             value: value.into(),
             source: Source::Hardware,
+            at: Instant::now(),
             tries: Tries::default(),
         }
     }

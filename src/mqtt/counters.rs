@@ -3,7 +3,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Mqtt;
 use crate::broker;
+use crate::model::metric::Metric;
 use crate::net;
 
 /// Declares an enum of reasons, each with the word for it where numbers are shown.
@@ -230,6 +232,97 @@ impl Counters {
             ("expired", expired),
             ("too_large", too_large),
             ("session_ended", session_ended),
+        ]
+    }
+}
+
+impl Mqtt {
+    /// The front end's numbers for `/metrics` (product.md §7).
+    pub fn metrics(&self) -> Vec<Metric> {
+        let counters = self.shared.counters();
+        counters.metrics(self.shared.intake.broker.queued())
+    }
+}
+
+impl Counters {
+    fn metrics(&self, queued: broker::Queued) -> Vec<Metric> {
+        let broker = &self.broker;
+        let gauge = |name, help, value: usize| Metric::gauge(name, help).with([], value);
+        let counter = |name, help, value: u64| Metric::counter(name, help).with([], value);
+        let refused = |name, help, reasons: &[(&'static str, u64)]| {
+            Metric::counter(name, help).by_reason(reasons.iter().copied())
+        };
+        let ended = [
+            ("stalled", broker.stalled),
+            ("too_many_away", broker.surplus),
+        ];
+        vec![
+            Metric::connections("mqtt", self.connected),
+            gauge(
+                "pinhook_mqtt_sessions",
+                "Sessions now, those of clients that are away included.",
+                broker.sessions,
+            ),
+            gauge(
+                "pinhook_mqtt_sessions_away",
+                "Sessions that are kept for clients that are away.",
+                broker.away,
+            ),
+            gauge(
+                "pinhook_mqtt_subscriptions",
+                "Subscriptions of all sessions now.",
+                broker.subscriptions,
+            ),
+            gauge(
+                "pinhook_mqtt_queued_messages",
+                "Messages that wait in the queues of all sessions now.",
+                queued.messages,
+            ),
+            gauge(
+                "pinhook_mqtt_queued_bytes",
+                "Memory of the messages that wait in the queues of all sessions now.",
+                queued.bytes,
+            ),
+            gauge(
+                "pinhook_mqtt_retained_messages",
+                "Retained messages now, those of pinhook's own included.",
+                broker.retained,
+            ),
+            gauge(
+                "pinhook_mqtt_retained_bytes",
+                "Memory of the retained messages now.",
+                broker.retained_bytes,
+            ),
+            counter(
+                "pinhook_mqtt_messages_received_total",
+                "Messages that clients published, refused ones included.",
+                self.received,
+            ),
+            counter(
+                "pinhook_mqtt_messages_sent_total",
+                "Messages that were sent to clients, those on $SYS not counted.",
+                self.sent,
+            ),
+            refused(
+                "pinhook_mqtt_messages_dropped_total",
+                "Copies of messages that did not reach a subscriber.",
+                &self.dropped(),
+            ),
+            refused(
+                "pinhook_mqtt_messages_refused_total",
+                "Messages that were not taken, or not retained.",
+                &self.publishes_refused,
+            ),
+            refused(
+                "pinhook_mqtt_subscriptions_refused_total",
+                "Filters that were not subscribed to.",
+                &self.subscriptions_refused,
+            ),
+            refused(
+                "pinhook_mqtt_clients_refused_total",
+                "Clients that were turned away, or whose connection or session was ended.",
+                &[&self.clients_refused, &ended[..]].concat(),
+            ),
         ]
     }
 }

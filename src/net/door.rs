@@ -72,6 +72,8 @@ pub struct Opened {
     pub peer: SocketAddr,
     /// Its place among the connections.
     pub place: Place,
+    /// Whether it came to a listener that is bound to loopback.
+    pub is_on_loopback: bool,
 }
 
 impl Entrance {
@@ -92,6 +94,7 @@ impl Entrance {
             stream,
             peer,
             place,
+            is_on_loopback,
         } = accepted;
         let refused = match self.look(Stream::plain(stream)).await {
             Ok((door, stream)) => {
@@ -100,6 +103,7 @@ impl Entrance {
                     stream,
                     peer,
                     place,
+                    is_on_loopback,
                 });
             }
             Err(refused) => refused,

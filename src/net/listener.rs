@@ -103,6 +103,7 @@ impl Listener {
         stop: CancellationToken,
         handle: impl Fn(Accepted),
     ) {
+        let is_on_loopback = self.address.ip().to_canonical().is_loopback();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
@@ -117,6 +118,7 @@ impl Listener {
                             stream,
                             peer,
                             place,
+                            is_on_loopback,
                         });
                     }
                 }
@@ -158,6 +160,9 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// Its place among the connections, free again when this is dropped.
     pub place: Place,
+    /// Whether the listener is bound to loopback: one that is bound to all addresses is
+    /// not, though it can be reached there.
+    pub is_on_loopback: bool,
 }
 
 /// Counts connections, over all listeners.

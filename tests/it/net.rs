@@ -47,9 +47,9 @@ async fn health_is_said_and_nothing_else_is_there() {
         (
             "GET /nothing?a=b",
             "404 Not Found",
-            "there is nothing at `/nothing`\n",
+            "there is nothing at this path\n",
         ),
-        ("BREW /", "404 Not Found", "there is nothing at `/`\n"),
+        ("BREW /", "404 Not Found", "there is nothing at this path\n"),
     ] {
         let response = asked(http, &request(line)).await;
         let (head, found) = response.split_once("\r\n\r\n").expect("a head");

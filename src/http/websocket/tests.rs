@@ -10,6 +10,14 @@ use super::*;
 
 const MAX_MESSAGE: usize = 10_000;
 
+const MOST_SENT: usize = 4096;
+
+const MESSAGES: Messages = Messages {
+    most_received: MAX_MESSAGE,
+    most_sent: MOST_SENT,
+    text: Text::Refused,
+};
+
 /// A WebSocket whose stream holds so many bytes each way, and its client's.
 async fn pair(room: usize) -> (WebSocket<DuplexStream>, WebSocketStream<DuplexStream>) {
     let (socket, theirs) = raw_pair(room).await;
@@ -19,7 +27,7 @@ async fn pair(room: usize) -> (WebSocket<DuplexStream>, WebSocketStream<DuplexSt
 
 async fn raw_pair(room: usize) -> (WebSocket<DuplexStream>, DuplexStream) {
     let (ours, theirs) = duplex(room);
-    let socket = WebSocket::new(ours, Bytes::new(), MAX_MESSAGE).await;
+    let socket = WebSocket::new(ours, Bytes::new(), MESSAGES).await;
     (socket, theirs)
 }
 
@@ -77,7 +85,7 @@ async fn what_came_with_the_handshake_is_read_first() {
     let (ours, mut theirs) = duplex(64);
     let bytes = frame(0x82, b"Hello");
     let ahead = Bytes::copy_from_slice(&bytes[..7]);
-    let mut socket = WebSocket::new(ours, ahead, MAX_MESSAGE).await;
+    let mut socket = WebSocket::new(ours, ahead, MESSAGES).await;
     theirs.write_all(&bytes[7..]).await.unwrap();
 
     let mut data = [0; 5];
@@ -149,9 +157,9 @@ async fn each_write_is_one_frame_and_a_long_one_several() {
     let (mut socket, mut client) = pair(1 << 20).await;
 
     socket.write_all(b"Hello").await.unwrap();
-    socket.write_all(&[7; MAX_FRAME + 200]).await.unwrap();
+    socket.write_all(&[7; MOST_SENT + 200]).await.unwrap();
 
-    for expected in [&b"Hello"[..], &[7; MAX_FRAME], &[7; 200]] {
+    for expected in [&b"Hello"[..], &[7; MOST_SENT], &[7; 200]] {
         let message = client.next().await.unwrap().unwrap();
         assert!(message == Message::Binary(Bytes::copy_from_slice(expected)));
     }
@@ -193,7 +201,7 @@ async fn pings_of_a_client_that_does_not_read_do_not_pile_up() {
 
     let pongs = reading.await.unwrap();
     assert!(
-        (127..=64 + MAX_FRAME + ASIDE + 127).contains(&pongs),
+        (127..=64 + MOST_SENT + ASIDE + 127).contains(&pongs),
         "{pongs}"
     );
 }

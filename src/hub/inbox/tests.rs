@@ -724,3 +724,50 @@ proptest! {
         prop_assert!(world.flying.is_empty());
     }
 }
+
+/// As the worker does before a request.
+fn send(delivery: &mut Delivery, now: Instant) {
+    delivery.tries.made += 1;
+    delivery.tries.sent = Some(now);
+}
+
+#[test]
+fn waiting_is_measured_once_for_a_delivery_and_every_request_for_itself() {
+    let start = Instant::now();
+    let inbox = inbox(Duration::ZERO, 10, 1);
+    let write = Delivery {
+        at: start,
+        ..delivery("d0", "V0", "1")
+    };
+    inbox.push(write, start);
+
+    let (mut first, ticket) = go(&inbox, start + 2 * MS);
+    send(&mut first, start + 2 * MS);
+    inbox.finish(first, ticket, &again(5 * MS), start + 5 * MS);
+    let (mut second, ticket) = go(&inbox, start + 10 * MS);
+    send(&mut second, start + 10 * MS);
+    inbox.finish(second, ticket, &ok(), start + 60 * MS);
+
+    let counts = inbox.counts();
+    assert_eq!((counts.wait.count(), counts.wait.sum()), (1, 2 * MS));
+    assert_eq!((counts.request.count(), counts.request.sum()), (2, 53 * MS));
+}
+
+#[test]
+fn what_was_never_sent_is_not_measured() {
+    let now = Instant::now();
+    let inbox = inbox(Duration::ZERO, 10, 1);
+    inbox.push(delivery("d0", "V0", "1"), now);
+    let (mut first, ticket) = go(&inbox, now);
+    send(&mut first, now);
+    inbox.finish(first, ticket, &again(Duration::ZERO), now);
+
+    // The end of pinhook, before the retry was on its way.
+    let (second, ticket) = go(&inbox, now);
+    let shutdown = Attempt::new(Outcome::Shutdown, Verdict::Unknown);
+    inbox.finish(second, ticket, &shutdown, now + MS);
+
+    let counts = inbox.counts();
+    assert_eq!((counts.wait.count(), counts.request.count()), (1, 1));
+    assert_eq!(counts.request.sum(), Duration::ZERO);
+}
