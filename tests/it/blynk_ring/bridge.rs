@@ -98,6 +98,7 @@ async fn nobody_bridges_where_it_is_not_listed() {
 
     // The bridge that there is stays.
     porch.say(command::BRIDGE, 10, "1·vw·5·7");
+    porch.flush().await;
     assert_eq!(shed.frame().await, over_the_bridge(10, "vw·5·7"));
     attic.quiet().await;
 }

@@ -325,21 +325,20 @@ impl Sketch {
         (frame.id, frame.body)
     }
 
-    /// The body of the next HARDWARE frame; none if the connection ends.
-    pub async fn hardware_or_end(&mut self) -> Option<String> {
-        let frame = Frame::parse(&self.frame_or_end().await?);
-        assert_eq!(frame.command, HARDWARE, "{frame:?}");
-        Some(frame.body)
+    /// The next frame; none if the connection ends.
+    pub async fn frame_or_end(&mut self) -> Option<Frame> {
+        let bytes = self.bytes_or_end().await?;
+        Some(Frame::parse(&bytes))
     }
 
     async fn whole_frame(&mut self) -> Vec<u8> {
-        match self.frame_or_end().await {
+        match self.bytes_or_end().await {
             Some(frame) => frame,
             None => panic!("the connection ended after `{}`", hex(&self.received)),
         }
     }
 
-    async fn frame_or_end(&mut self) -> Option<Vec<u8>> {
+    async fn bytes_or_end(&mut self) -> Option<Vec<u8>> {
         self.flush().await;
         let reading = tokio::time::timeout(PATIENCE, async {
             loop {

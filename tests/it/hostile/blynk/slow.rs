@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::Yard;
-use crate::support::blynk::{Sketch, command, frame};
+use crate::support::blynk::{Frame, Sketch, command, frame};
 use crate::support::raw::{Hello, Raw, V};
 use crate::support::{token, until};
 
@@ -57,7 +57,7 @@ async fn a_sketch_that_never_reads_while_others_write() {
     until(said, || yard.pinhook.said().contains(said)).await;
     // It reads on: whole frames, and not all of them; or it was closed.
     let (mut heard, mut last) = (0, 0);
-    while let Some(body) = deaf.hardware_or_end().await {
+    while let Some(Frame { body, .. }) = deaf.frame_or_end().await {
         match body.strip_prefix("vw·5·") {
             Some(value) => {
                 let number: usize = value.parse().expect("a number");
