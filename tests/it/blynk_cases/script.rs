@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;
-use crate::support::blynk::{Ports, Sketch, TOK, Way, bytes, frame, http_get, response};
+use crate::support::blynk::{Cut, Ports, Sketch, TOK, Way, bytes, frame, http_get, response};
 use crate::support::service::{Answer, Service};
 
 /// Cases that run at once.
@@ -66,7 +66,7 @@ impl Case {
         format!("devices:\n  porch: {{token: {TOK}{device}}}\n{also}{rest}\n")
     }
 
-    async fn play(self, way: Way) {
+    async fn play(self, way: Way, cut: Cut) {
         let service = Service::start(|_| Answer::ok(r#"{"a":1}"#)).await;
         let ports = Ports::start(&self.config(&service)).await;
         let mut sketches: BTreeMap<char, Sketch> = BTreeMap::new();
@@ -83,7 +83,7 @@ impl Case {
                 Some(sketch) => sketch,
                 None => {
                     let dice = format!("{}{} {way:?}", self.name, step.sketch);
-                    ports.connect(way, &dice).await
+                    ports.connect(way, &dice).await.cut(cut)
                 }
             };
             if step.text == "leave" {
@@ -194,28 +194,31 @@ fn said(text: &str) -> Vec<u8> {
     }
 }
 
-/// Plays every case, and says which went wrong.
+/// Plays every case, with its bytes cut in each way, and says which went wrong.
 pub async fn play(way: Way) {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut playing = JoinSet::new();
-    for (place, case) in Case::all().into_iter().enumerate() {
+    const CUTS: [Cut; 3] = [Cut::Whole, Cut::Bytes, Cut::Random];
+    let cases = Case::all().into_iter().enumerate();
+    for ((place, case), cut) in cases.flat_map(|case| CUTS.map(|cut| (case.clone(), cut))) {
         let places = Arc::clone(&places);
         playing.spawn(async move {
             let _place = places.acquire().await.expect("nobody closes it");
             let name = case.name.clone();
-            let played = tokio::spawn(case.play(way)).await;
-            played.map_err(|error| (place, format!("{name}: {}", reason(error))))
+            let played = tokio::spawn(case.play(way, cut)).await;
+            played.map_err(|error| (place, format!("{name}, {cut:?}: {}", reason(error))))
         });
     }
-    let mut wrong = BTreeMap::new();
+    let mut wrong = Vec::new();
     let mut right = 0;
     while let Some(played) = playing.join_next().await {
         match played.expect("no panic outside of a case") {
             Ok(()) => right += 1,
-            Err((place, reason)) => drop(wrong.insert(place, reason)),
+            Err(reason) => wrong.push(reason),
         }
     }
-    let report: Vec<_> = wrong.into_values().collect();
+    wrong.sort();
+    let report: Vec<_> = wrong.into_iter().map(|(_, reason)| reason).collect();
     let report = report.join("\n");
     assert!(
         report.is_empty(),

@@ -95,6 +95,20 @@ pub enum Way {
     WebSocketInTls,
 }
 
+/// How the bytes that a sketch says are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Not at all: what is said before the next wait comes at once.
+    Whole,
+    /// Into single bytes, as long as they are few.
+    Bytes,
+    /// Into pieces of any length; each time in another way, these two among them.
+    Random,
+}
+
+/// Bytes up to which a sketch says them one by one: a body of 64 KiB is not to take a minute.
+const FEW: usize = 400;
+
 /// A stream of any kind.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
@@ -141,6 +155,7 @@ impl Frame {
 pub struct Sketch {
     wire: Wire,
     dice: Dice,
+    cut: Cut,
     /// What was said and is not sent yet.
     held: Vec<u8>,
     received: Vec<u8>,
@@ -186,10 +201,16 @@ impl Sketch {
         Sketch {
             wire,
             dice: Dice::new(name),
+            cut: Cut::Random,
             held: Vec::new(),
             received: Vec::new(),
             next_ping: 0xEE00,
         }
+    }
+
+    /// With its bytes cut so.
+    pub fn cut(self, cut: Cut) -> Sketch {
+        Sketch { cut, ..self }
     }
 
     /// Logs in with `token`, and expects to be let in.
@@ -224,17 +245,26 @@ impl Sketch {
     /// Sends what was said, in pieces. Whether the daemon takes it is seen by what it says: it may
     /// have closed the connection in the middle, and rightly.
     pub async fn flush(&mut self) {
-        /// Pauses in one go: a body of 64 KiB is not to take a minute.
+        /// Pauses in one go.
         const PAUSES: usize = 10;
         let held = std::mem::take(&mut self.held);
-        let most = match self.dice.below(3) {
-            0 if held.len() <= 400 => 1,
-            1 => 7.max(held.len() / 50),
-            _ => held.len().max(1),
+        let cut = match (self.cut, self.dice.below(3)) {
+            (Cut::Random, 0) => Cut::Bytes,
+            (Cut::Random, 1) => Cut::Random,
+            (Cut::Random, _) => Cut::Whole,
+            (always, _) => always,
+        };
+        let most = match cut {
+            Cut::Bytes if held.len() <= FEW => 1,
+            Cut::Whole => usize::MAX,
+            Cut::Bytes | Cut::Random => 7.max(held.len() / 50),
         };
         let (mut rest, mut pauses) = (&held[..], 0);
         while !rest.is_empty() {
-            let length = 1 + self.dice.below(most.min(rest.len()));
+            let length = match cut {
+                Cut::Whole => rest.len(),
+                _ => 1 + self.dice.below(most.min(rest.len())),
+            };
             let (piece, after) = rest.split_at(length);
             if !self.pass(piece).await {
                 return;
