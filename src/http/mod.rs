@@ -61,6 +61,9 @@ const WRITE_TIME: Duration = Duration::from_secs(30);
 /// How long the last response may take when pinhook stops.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
 
+/// How long a client may go on sending after the last response.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+
 /// Largest body of a request, in bytes (product.md §7).
 const MAX_BODY: usize = 512 * 1024;
 
@@ -236,18 +239,18 @@ impl Http {
             let socket = WebSocket::new(stream, parts.read_buf, sockets.messages).await;
             return Some((Arc::clone(sockets), socket));
         }
-        let goodbye = timeout(GOODBYE_TIME, async {
-            stream.shutdown().await?;
-            linger(&mut stream).await
-        });
-        let _ = goodbye.await;
+        let _ = timeout(GOODBYE_TIME, stream.shutdown()).await;
+        tokio::select! {
+            _ = timeout(LINGER_TIME, linger(&mut stream)) => {}
+            () = self.goodbye.cancelled() => {}
+        }
         None
     }
 }
 
-/// Reads what still comes, and forgets it: a stream that is closed while there is
-/// something unread would break at the client's end, and take along a response that
-/// was sent before a body was read.
+/// Reads what still comes until the client has closed its end, and forgets it: if the
+/// stream were closed before, it would break under a client that still sends its body,
+/// and many read a response only behind that.
 async fn linger(stream: &mut Stream) -> std::io::Result<()> {
     // Not in the task of every connection, which is as large as its largest moment.
     let mut forgotten = vec![0; 4096];

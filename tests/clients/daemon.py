@@ -11,7 +11,7 @@ from pathlib import Path
 import certificate
 from waiting import DEADLINE, Watched
 
-CONFIG = """\
+LISTEN = """\
 listen:
   mqtt: 127.0.0.1:0
   mqtts: 127.0.0.1:0
@@ -20,6 +20,11 @@ listen:
 tls:
   certificate: server.pem
   key: server.key
+"""
+
+CONFIG = (
+    LISTEN
+    + """\
 devices:
   porch:
     token: ${PORCH_TOKEN}
@@ -67,6 +72,47 @@ webhooks:
     every: 0
     url: "%(service)s/hold?v={{ value }}"
 """
+)
+
+# For the cases with Blynk's libraries, each of which has a pinhook of its own.
+SKETCHES_CONFIG = (
+    LISTEN
+    + """\
+tz: Asia/Kolkata
+devices:
+  porch:
+    token: ${PORCH_TOKEN}
+    bridge_to: [shed]
+  shed:
+    token: ${SHED_TOKEN}
+users:
+  anna:
+    password: '%(hash)s'
+    publish: ["pinhook/+/set/#"]
+    subscribe: ["pinhook/#"]
+webhooks:
+  echo:
+    device: "*"
+    pin: V1
+    every: 0
+    url: "%(service)s/echo?v={{ value }}"
+  notice:
+    device: porch
+    event: notify
+    every: 0
+    url: "%(service)s/echo?v={{ value }}"
+    response: { to: none }
+  bell:
+    device: porch
+    event: ring
+    every: 0
+    url: "%(service)s/echo?v={{ value }}"
+    response: { to: V6 }
+"""
+)
+
+# What the clock of that zone is before UTC, all year.
+ZONE_SECONDS = 5.5 * 3600
 
 PORCH_TOKEN = "porch-token-of-the-client-tests"
 SHED_TOKEN = "shed-token-of-the-client-tests"
@@ -85,22 +131,32 @@ def hash_password(binary):
 
 
 class Daemon(Watched):
-    """One pinhook process on a free port, with a directory of its own; `stop` or `kill` ends it."""
+    """One pinhook process on free ports, with a directory of its own; `terminate` or `kill` ends it.
 
-    def __init__(self, binary, service_url, password_hash):
+    `config` begins with LISTEN, and `secrets` are what its `${NAME}` stand for.
+    """
+
+    def __init__(self, binary, config, secrets):
         super().__init__()
+        self._binary = binary
+        self._secrets = secrets
         self._home = tempfile.TemporaryDirectory(prefix="pinhook-clients-")
         self._config = Path(self._home.name) / "config.yaml"
-        self._config.write_text(CONFIG % {"service": service_url, "hash": password_hash})
+        self._config.write_text(config)
         certificate.make(self._home.name)
         self.cafile = Path(self._home.name) / "server.pem"
         self._log = []
+        self._start()
+
+    def _start(self):
+        """Starts a process with the configuration as it is and waits until it listens."""
+        start = len(self._log)
         # No proxy of this machine may come between pinhook and the service.
         env = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         self._process = subprocess.Popen(
-            [binary, "--config", self._config],
+            [self._binary, "--config", self._config],
             cwd=self._home.name,
-            env=env | {"PORCH_TOKEN": PORCH_TOKEN, "SHED_TOKEN": SHED_TOKEN},
+            env=env | self._secrets,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -108,15 +164,18 @@ class Daemon(Watched):
             errors="replace",
         )
         self._open = {"stdout": self._process.stdout, "stderr": self._process.stderr}
-        for name, stream in list(self._open.items()):
-            threading.Thread(target=self._read, args=(name, stream), daemon=True).start()
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, stream), daemon=True) for name, stream in self._open.items()
+        ]
+        for reader in self._readers:
+            reader.start()
         try:
             # It says where it listens in one breath; `https` comes last.
             self.ports = self._wait_until(
-                self._announced_ports,
+                lambda: self._announced_ports(start),
                 lambda: (
                     "pinhook did not print 'listening on SCHEME 127.0.0.1:PORT' for mqtt, mqtts, http and https on "
-                    f"its standard output (exit status {self._process.poll()}); it printed:\n{self.log()}"
+                    f"its standard output (exit status {self._process.poll()}); it printed:\n{self.log(start)}"
                 ),
             )
             self.port = self.ports["mqtt"]
@@ -124,15 +183,27 @@ class Daemon(Watched):
             self.kill()
             raise
 
+    def restart(self):
+        """Ends the process as a power cut does, and starts another on the same ports."""
+        self._process.kill()
+        self._process.wait()
+        for reader in self._readers:
+            reader.join(DEADLINE)
+        text = self._config.read_text()
+        for way, port in self.ports.items():
+            text = text.replace(f"  {way}: 127.0.0.1:0\n", f"  {way}: 127.0.0.1:{port}\n")
+        self._config.write_text(text)
+        self._start()
+
     def _read(self, name, stream):
         for line in stream:
             line = line.rstrip("\n")
             self._note(lambda: self._log.append((name, line)))
         self._note(lambda: self._open.pop(name))
 
-    def _announced_ports(self):
+    def _announced_ports(self, start):
         ports = {}
-        for name, line in self._log:
+        for name, line in self._log[start:]:
             found = name == "stdout" and re.search(r"listening on (\w+) 127\.0\.0\.1:([1-9][0-9]*)\b", line)
             if found:
                 ports[found.group(1)] = int(found.group(2))

@@ -20,10 +20,10 @@ class Watched:
             change()
             self._changed.notify_all()
 
-    def _wait_until(self, holds, problem):
+    def _wait_until(self, holds, problem, seconds=DEADLINE):
         """Returns what `holds` returns once that is true; fails with `problem()` after the deadline,
         or at once when `_hopeless` says that nothing more will come."""
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + seconds
         with self._changed:
             while not (found := holds()):
                 left = end - time.monotonic()

@@ -164,6 +164,25 @@ async fn a_body_may_have_512_kib() {
     pinhook.assert_unharmed();
 }
 
+/// As many clients do it: they read nothing before all is sent.
+#[tokio::test]
+async fn who_is_refused_early_may_send_to_the_end() {
+    let (_pinhook, http) = start("").await;
+    let request = Request::new("PUT /TOKEN/pin/v10").header("Content-Length: 1000000");
+    let mut stream = TcpStream::connect(http).await.unwrap();
+    stream.write_all(&request.bytes(true)).await.unwrap();
+    let mut response = Vec::new();
+    let read = within("a response and its end", stream.read_to_end(&mut response)).await;
+    read.unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 413 "), "{response:?}");
+
+    for part in 0..100 {
+        let sent = within("a part", stream.write_all(&[b'x'; 10_000])).await;
+        assert!(sent.is_ok(), "part {part}: {sent:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn a_browser_may_ask_first() {
     let (_pinhook, http) = start("").await;

@@ -423,7 +423,7 @@ async fn only_local_requests_see_them_unless_the_setting_says_otherwise() {
             "metrics: off\n",
             local,
             "404 Not Found",
-            "there is nothing at `/metrics`\n",
+            "there is nothing at this path\n",
         ),
     ] {
         let (_pinhook, http) = start(setting).await;
