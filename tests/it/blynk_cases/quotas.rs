@@ -2,7 +2,9 @@
 //! and it is told so once a minute.
 
 use super::porch;
-use crate::support::blynk::{Frame, PAUSE, Ports, Sketch, TOK, command, frame, http_get, response};
+use crate::support::blynk::{
+    Frame, PAUSE, Ports, Sketch, TOK, command, frame, http_get, metric, response,
+};
 
 /// Status for whoever says too much.
 const QUOTA: u16 = 1;
@@ -88,11 +90,13 @@ async fn frames_over_the_quota_are_dropped_whole() {
 
     sketch.send(&said);
     let mut answers = Vec::new();
+    let mut pings = 1000;
     let last = loop {
         // The burst is over when a PING of later is answered: one in the dropping time is dropped.
         let frames = answers_within(&mut sketch).await;
         answers.extend(frames);
         sketch.say(command::PING, 2000, "");
+        pings += 1;
         if let Some(last) = answers_within(&mut sketch).await.pop() {
             break last;
         }
@@ -110,6 +114,9 @@ async fn frames_over_the_quota_are_dropped_whole() {
     assert!(ids.is_sorted(), "{ids:?}");
     let honest = answers.iter().filter(|frame| frame.status == 200).count();
     assert!((199..999).contains(&honest), "{honest} of 1000 answered");
+    // Each PING was answered or counted; the last is not among the answers.
+    let dropped = metric(ports.http, r#"pinhook_blynk_refused_total{reason="quota"}"#);
+    assert_eq!(honest + 1 + dropped.await, pings);
 }
 
 /// The frames that come until none came for a while.

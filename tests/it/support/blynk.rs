@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use super::{PATIENCE, within};
 
-pub use daemon::{Ports, TOK, http_get};
+pub use daemon::{Ports, TOK, http_get, metric};
 
 /// How long nothing must happen where there is no frame to wait for instead: the least that the
 /// legacy server's own tests take for silence (blynk.md §6.4).

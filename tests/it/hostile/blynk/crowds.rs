@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use super::Yard;
-use crate::support::blynk::{Sketch, command, frame, response};
+use crate::support::blynk::{Sketch, command, frame, metric, response};
 use crate::support::{PATIENCE, token, within};
 
 /// How much slower an honest one may be while others attack.
@@ -183,6 +183,8 @@ async fn five_thousand_idle_sketches() {
     println!("{each:.2} KiB for each of {SKETCHES} idle sketches");
     assert!(each <= EACH, "{each:.2} KiB for each idle sketch");
     yard.is_served().await;
+    let connected = metric(yard.http, r#"pinhook_connections{protocol="blynk"}"#);
+    assert_eq!(connected.await, SKETCHES + 1);
     // They are there: the last and the first are answered, and hear what is written.
     let mut root = yard.root().await;
     root.publish("pinhook/shed/set/V5", "all").await;

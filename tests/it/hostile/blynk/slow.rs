@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::Yard;
-use crate::support::blynk::{Frame, Sketch, command, frame};
+use crate::support::blynk::{Frame, Sketch, command, frame, metric};
 use crate::support::raw::{Hello, Raw, V};
 use crate::support::{token, until};
 
@@ -56,7 +56,7 @@ async fn a_sketch_that_never_reads_while_others_write() {
     let said = "it reads too slowly, frames for it were dropped";
     until(said, || yard.pinhook.said().contains(said)).await;
     // It reads on: whole frames, and not all of them; or it was closed.
-    let (mut heard, mut last) = (0, 0);
+    let (mut heard, mut last, mut has_ended) = (0, 0, true);
     while let Some(Frame { body, .. }) = deaf.frame_or_end().await {
         match body.strip_prefix("vw·5·") {
             Some(value) => {
@@ -66,12 +66,19 @@ async fn a_sketch_that_never_reads_while_others_write() {
             }
             None => {
                 assert_eq!(body, "vw·6·still");
+                has_ended = false;
                 break;
             }
         }
         heard += 1;
     }
     assert!((1..WRITES).contains(&heard), "{heard} of {WRITES} values");
+    let dropped = r#"pinhook_blynk_dropped_total{reason="queue_full"}"#;
+    let dropped = metric(yard.http, dropped).await;
+    assert!(dropped > 0);
+    if !has_ended {
+        assert_eq!(heard + dropped, WRITES);
+    }
     yard.settles(idle, MARGIN).await;
     yard.is_open().await;
 }

@@ -94,7 +94,8 @@ fn identity() -> &'static (Authority, Made) {
 pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     let asking = async {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
-        let request = format!("GET {path} HTTP/1.1\r\nHost: pi.local\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("sent");
         let mut response = String::new();
         let read = stream.read_to_string(&mut response).await;
@@ -109,4 +110,13 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
         .and_then(|status| status.parse().ok());
     let status = status.unwrap_or_else(|| panic!("no status: {head}"));
     (status, body.to_owned())
+}
+
+/// A number of `/metrics`, by its name and labels.
+pub async fn metric(address: SocketAddr, name: &str) -> usize {
+    let (status, text) = http_get(address, "/metrics").await;
+    assert_eq!(status, 200, "{text}");
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = value.unwrap_or_else(|| panic!("no {name}"));
+    value.trim().parse().expect("a whole number")
 }
