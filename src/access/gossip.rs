@@ -19,11 +19,21 @@ const QUIET: Duration = Duration::from_secs(60);
 /// more than have a configuration of their own.
 const REMEMBERED: usize = 4096;
 
+/// Least time between two looks through them for those that are old.
+const TIDY: Duration = Duration::from_secs(1);
+
 /// Says what clients do.
 pub struct Gossip {
     mask: RwLock<Mask>,
     state: Mutex<State>,
-    seldom: Mutex<HashMap<(String, &'static str), Instant>>,
+    seldom: Mutex<Seldom>,
+}
+
+/// What was said of whom, and when.
+#[derive(Default)]
+struct Seldom {
+    said: HashMap<(String, &'static str), Instant>,
+    tidied: Option<Instant>,
 }
 
 struct State {
@@ -72,16 +82,24 @@ impl Gossip {
     }
 
     fn is_due(&self, who: &str, what: &'static str, now: Instant) -> bool {
-        let mut seldom = self.seldom.lock().expect("no panic under this lock");
-        if seldom.len() >= REMEMBERED {
-            seldom.retain(|_, said| now < *said + QUIET);
-        }
+        let mut guard = self.seldom.lock().expect("no panic under this lock");
+        let seldom = &mut *guard;
         let key = (who.to_owned(), what);
-        let is_due = seldom.get(&key).is_none_or(|said| now >= *said + QUIET);
-        if is_due {
-            seldom.insert(key, now);
+        let is_old = |said: &Instant| now >= *said + QUIET;
+        if seldom.said.get(&key).is_some_and(|said| !is_old(said)) {
+            return false;
         }
-        is_due
+        let is_full = seldom.said.len() >= REMEMBERED;
+        if is_full && seldom.tidied.is_none_or(|last| now >= last + TIDY) {
+            seldom.tidied = Some(now);
+            seldom.said.retain(|_, said| !is_old(said));
+        }
+        // Better unsaid than remembered without end: strangers have many addresses.
+        if seldom.said.len() >= REMEMBERED {
+            return false;
+        }
+        seldom.said.insert(key, now);
+        true
     }
 
     fn admit(&self, line: impl fmt::Display, now: Instant) -> Option<String> {
@@ -125,10 +143,13 @@ mod tests {
         assert!(gossip.is_due("shed", "rate", start));
         assert!(gossip.is_due("porch", "queue", start));
         assert!(gossip.is_due("porch", "rate", start + QUIET));
-        for n in 0..2 * REMEMBERED {
-            gossip.is_due(&n.to_string(), "rate", start + n as u32 * QUIET);
-        }
-        assert!(gossip.seldom.lock().unwrap().len() <= REMEMBERED);
+        let many = |now| {
+            let due = (0..2 * REMEMBERED).filter(|n| gossip.is_due(&n.to_string(), "rate", now));
+            due.count()
+        };
+        assert!(many(start + QUIET) < REMEMBERED);
+        assert_eq!(gossip.seldom.lock().unwrap().said.len(), REMEMBERED);
+        assert_eq!(many(start + 2 * QUIET), REMEMBERED);
     }
 
     #[test]

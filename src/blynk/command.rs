@@ -460,7 +460,7 @@ mod tests {
     fn a_bridge_is_opened_and_written_over() {
         for (body, expected) in [
             ("1·i·token", Ok(Command::BridgeTo(1, "token"))),
-            ("7·vw·5·1", Ok(Command::Bridge(7, "vw\05\01"))),
+            ("7·vw·5·1", Ok(Command::Bridge(7, "vw\x005\x001"))),
             ("1·i", ILLEGAL),
             ("300·i·token", ILLEGAL),
             ("", ILLEGAL),

@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(Frame::decode(b"\0\0\x09\0\xC8rest"), Some((read, 5)));
         assert_eq!(&response(9, Status::Ok)[..], b"\0\0\x09\0\xC8");
         assert_eq!(&response(0, Status::InvalidToken)[..], b"\0\0\x01\0\x09");
-        let write = command(code::HARDWARE, 888, "vw\01\0x").unwrap();
+        let write = command(code::HARDWARE, 888, "vw\x001\0x").unwrap();
         assert_eq!(&write[..], b"\x14\x03\x78\0\x06vw\x001\0x");
     }
 

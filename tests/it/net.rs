@@ -148,9 +148,9 @@ async fn who_comes_to_the_wrong_port_is_told_the_right_one_in_the_log() {
             "it speaks HTTP; `listen.http` is for that",
         ),
         (
-            http,
+            mqtt,
             &[29, 0, 1, 0, 32][..],
-            "the Blynk protocol is not built yet",
+            "it speaks the Blynk protocol; `listen.http` is for that",
         ),
     ] {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -158,6 +158,25 @@ async fn who_comes_to_the_wrong_port_is_told_the_right_one_in_the_log() {
         closed(&mut stream).await;
         until(says, || pinhook.said().contains(says)).await;
     }
+    pinhook.assert_unharmed();
+}
+
+#[tokio::test]
+async fn without_blynk_only_http_is_spoken_on_its_port() {
+    let (mut pinhook, http) = start("blynk: off").await;
+
+    let mut stream = TcpStream::connect(http).await.unwrap();
+    stream.write_all(&[29, 0, 1, 0, 32]).await.unwrap();
+    closed(&mut stream).await;
+
+    let says = "it speaks neither HTTP nor TLS, and `blynk` is off";
+    until(says, || pinhook.said().contains(says)).await;
+    let mut stream = TcpStream::connect(http).await.unwrap();
+    let request = b"GET /websocket HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 404 "), "{response}");
     pinhook.assert_unharmed();
 }
 
