@@ -2,6 +2,7 @@
 //! its own; while it lasts and after it an honest device is served, and nothing
 //! in the daemon has panicked.
 
+mod blynk;
 mod floods;
 mod kept;
 mod logins;

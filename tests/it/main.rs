@@ -1,6 +1,8 @@
 //! Tests of pinhook as a whole, in one binary so that it links once.
 
 mod aliases;
+mod blynk_cases;
+mod blynk_ring;
 mod broker_wire;
 mod budgets;
 mod cli;

@@ -16,6 +16,7 @@ use super::within;
 pub struct Daemon {
     /// Where MQTT clients connect.
     pub address: SocketAddr,
+    listens: Vec<(&'static str, SocketAddr)>,
     hub: Hub,
     mqtt: Mqtt,
     stop: CancellationToken,
@@ -38,11 +39,18 @@ impl Daemon {
         let stop = CancellationToken::new();
         Daemon {
             address,
+            listens: app.addresses().collect(),
             hub: app.hub().clone(),
             mqtt: app.mqtt().clone(),
             running: tokio::spawn(app.run(stop.clone())),
             stop,
         }
+    }
+
+    /// Where it listens for `scheme`: `mqtt`, `mqtts`, `http` or `https`.
+    pub fn listens(&self, scheme: &str) -> SocketAddr {
+        let found = self.listens.iter().find(|(known, _)| *known == scheme);
+        found.unwrap_or_else(|| panic!("no {scheme}")).1
     }
 
     /// The numbers of a webhook, in one snapshot.

@@ -1,8 +1,10 @@
 //! What the tests talk with: pinhook in this process or as one of its own, a
-//! third-party service, an MQTT client in bytes, and a real one.
+//! third-party service, an MQTT client in bytes, a sketch in bytes, and a real
+//! MQTT client.
 //!
 //! Every wait has a deadline and says what it waited for.
 
+pub mod blynk;
 pub mod broker;
 pub mod certificates;
 pub mod child;
