@@ -21,8 +21,9 @@ use super::tls::{self, Tls};
 /// there is TLS, each. A chip without help for RSA takes two or three seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Bytes that are looked at: enough for `MQTT` in a CONNECT. The first decides.
-const LOOK: usize = 16;
+/// Bytes that are looked at, as far as they are there. The first decides, and that HTTP
+/// begins with a word also the second.
+const LOOK: usize = 2;
 
 /// Least time between two lines in the log about one mistake of one address.
 const QUIET: Duration = Duration::from_secs(60);
@@ -175,9 +176,14 @@ enum First {
 
 impl First {
     fn of(bytes: &[u8]) -> First {
+        let is_text = |byte: u8| byte.is_ascii_graphic() || b" \r\n".contains(&byte);
         match bytes.first() {
             // A method; or an empty line, which may stand before it (RFC 9112 §2.2).
-            Some(b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n') => First::Http,
+            Some(b'A'..=b'Z' | b'a'..=b'z' | b'\r' | b'\n')
+                if bytes.get(1).is_none_or(|second| is_text(*second)) =>
+            {
+                First::Http
+            }
             // A record of the kind handshake (RFC 8446 §5.1).
             Some(0x16) => First::Tls,
             // A CONNECT (MQTT-3.1.1).
@@ -301,6 +307,9 @@ mod tests {
             (&[29, 0, 1, 0, 32], First::Blynk),
             (&[2], First::Blynk),
             (&[0], First::Other),
+            // Frames of Blynk's that are no login, and begin with a letter.
+            (b"d\0", First::Other),
+            (b"\n\0", First::Other),
             (&[20], First::Other),
         ] {
             assert_eq!(First::of(bytes), expected, "{bytes:?}");

@@ -7,7 +7,7 @@ mod quotas;
 mod script;
 
 use crate::support::blynk::{
-    Ports, Sketch, TOK, Way, bytes, command, frame, hex, http_get, response,
+    Cut, Ports, Sketch, TOK, Way, bytes, command, frame, hex, http_get, response,
 };
 use script::Case;
 
@@ -34,7 +34,7 @@ async fn every_case_over_websocket_inside_tls() {
 /// The table is read as it is meant: cases that are lost prove nothing.
 #[test]
 fn every_number_is_in_the_table_or_said_to_be_elsewhere() {
-    let elsewhere = [48, 49, 53, 54, 55, 56, 78, 79, 81, 82, 83, 85];
+    let elsewhere = [11, 48, 49, 53, 54, 55, 56, 78, 79, 81, 82, 83, 85];
     let cases = Case::all();
     for number in 1..=86 {
         let name = format!("T{number}");
@@ -75,6 +75,18 @@ async fn a_body_of_250_bytes_fits_a_sketch_that_has_not_introduced_itself() {
     assert_eq!(expected.len(), 5 + 250);
     sketch.expect(&expected).await;
     sketch.quiet().await;
+}
+
+/// T11: a command that is none, before the login. Its first byte is a letter, so it is
+/// told from HTTP by its second, if that comes with it; alone it is left to HTTP.
+#[tokio::test]
+async fn who_begins_with_a_command_that_is_none_is_closed_without_an_answer() {
+    let ports = Ports::start(&porch()).await;
+    for way in [Way::Tcp, Way::Tls, Way::WebSocket] {
+        let mut sketch = ports.connect(way, "T11").await.cut(Cut::Whole);
+        sketch.send(&bytes("640005000178"));
+        sketch.closed().await;
+    }
 }
 
 /// T85: what is for a browser is not for a sketch.

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{timeout, timeout_at};
 
@@ -135,8 +134,14 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
     shared
         .gossip
         .info(name, format_args!("connected from {peer} with Blynk"));
-    let limit = presence.outbox.limit(&login.device);
-    wire.queue(greeting(id, &login.device, limit));
+    wire.queue(response(id, Status::Ok));
+    // Held back like the frames of others: a library that has not said what it is yet
+    // takes the next frame for the answer to that.
+    for body in modes(&login.device, presence.outbox.limit(&login.device) - HEADER) {
+        let frame = command(code::HARDWARE, MODES, &body);
+        let frame = frame.expect("no body is longer than a sketch takes");
+        presence.outbox.push(None, frame);
+    }
     let now = Instant::now();
     Some(Session {
         wire,
@@ -156,20 +161,8 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-/// The answer to the login, and with it the modes of the device's pins: in one write,
-/// as libraries expect it that take the next frame for an answer of their own
-/// (blynk.md §1.3, §6.3).
-fn greeting(id: u16, device: &Device, limit: usize) -> Bytes {
-    let mut all = BytesMut::from(&response(id, Status::Ok)[..]);
-    for body in modes(device, limit - HEADER) {
-        let frame = command(code::HARDWARE, MODES, &body);
-        all.extend(frame.expect("no body is longer than a sketch takes"));
-    }
-    all.freeze()
-}
-
-/// The modes of a device's pins, in bodies of at most `most` bytes. Pins are named by
-/// their numbers alone, so each number comes once.
+/// The modes of a device's pins, in bodies of at most `most` bytes (blynk.md §1.3).
+/// Pins are named by their numbers alone, so each number comes once.
 fn modes(device: &Device, most: usize) -> Vec<String> {
     const BEGIN: &str = "pm";
     let mut bodies: Vec<String> = Vec::new();
@@ -204,17 +197,10 @@ mod tests {
     }
 
     #[test]
-    fn the_modes_of_pins_follow_the_answer() {
-        let none = greeting(1, &device(&[]), 255);
-        assert_eq!(&none[..], b"\0\0\x01\0\xC8");
-
-        let two = device(&[("D1", PinMode::Out), ("D6", PinMode::In)]);
-        let expected = b"\0\0\x01\0\xC8\x14\0\x01\0\x0Dpm\x001\0out\x006\0in";
-        assert_eq!(&greeting(1, &two, 255)[..], expected);
-    }
-
-    #[test]
     fn each_number_has_one_mode_and_no_frame_is_too_long() {
+        assert!(modes(&device(&[]), 250).is_empty());
+        let two = device(&[("D1", PinMode::Out), ("D6", PinMode::In)]);
+        assert_eq!(modes(&two, 250), ["pm\x001\0out\x006\0in"]);
         let both = device(&[("D3", PinMode::Pwm), ("A3", PinMode::Pwm)]);
         assert_eq!(modes(&both, 250), ["pm\x003\0pwm"]);
 
