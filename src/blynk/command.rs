@@ -5,7 +5,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 use super::frame::{Status, code};
 use crate::model::pin::PinKind;
-use crate::model::{Pin, PinValue};
+use crate::model::{Pin, PinValue, Property, PropertyName};
 
 /// What a sketch wants.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,13 +17,13 @@ pub enum Command<'a> {
     /// To put a value to one of its pins.
     Write(Pin, PinValue),
     /// To hear the values of its pins.
-    Sync(Sync),
+    Sync(Asked),
     /// To say what it is.
     Info(Info<'a>),
     /// To hear the time.
     Clock,
-    /// To set a property of the virtual pin with this number.
-    Property(Pin, &'a str, PinValue),
+    /// To set a property of a pin.
+    Property(Property),
     /// To tell the owner something.
     Notify(Notice, &'a str),
     /// To say that something happened: a code, and a text that may be empty.
@@ -38,11 +38,11 @@ pub enum Command<'a> {
 
 /// The values that a sketch asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sync {
+pub enum Asked {
     /// Those of all pins.
     All,
-    /// Those of these pins. What follows a text that is no pin does not count; then it
-    /// is cut.
+    /// Those of these pins. What follows a text that is no pin does not count, nor what is
+    /// more than there can be; then it is cut.
     Pins {
         /// In the order in which they are wanted.
         pins: Vec<Pin>,
@@ -192,11 +192,14 @@ fn write(body: &str) -> Result<Command<'_>, Fault> {
     Ok(Command::Write(numbered(kind, pin)?, value.into()))
 }
 
+/// Pins that one request may name: as many as there are of a kind.
+const MOST_PINS: usize = 256;
+
 /// A request for values (blynk.md §1.7).
 fn sync(body: &str) -> Result<Command<'_>, Fault> {
     let body = body.trim_end_matches('\0');
     if body.is_empty() {
-        return Ok(Command::Sync(Sync::All));
+        return Ok(Command::Sync(Asked::All));
     }
     let mut fields = body.split('\0');
     let mut letters = fields.next().unwrap_or_default().chars();
@@ -210,17 +213,17 @@ fn sync(body: &str) -> Result<Command<'_>, Fault> {
     if operation != Some('r') {
         return Ok(Command::Nothing);
     }
-    let mut pins = Vec::new();
+    let (mut pins, mut is_cut) = (Vec::new(), false);
     for field in fields {
         match numbered(kind, field) {
-            Ok(pin) => pins.push(pin),
-            Err(_) => return Ok(Command::Sync(Sync::Pins { pins, is_cut: true })),
+            Ok(pin) if pins.len() < MOST_PINS => pins.push(pin),
+            _ => {
+                is_cut = true;
+                break;
+            }
         }
     }
-    Ok(Command::Sync(Sync::Pins {
-        pins,
-        is_cut: false,
-    }))
+    Ok(Command::Sync(Asked::Pins { pins, is_cut }))
 }
 
 /// Keys of which one at least is in each frame of a library about itself. Others,
@@ -258,8 +261,7 @@ fn internal(body: &str) -> Result<Command<'_>, Fault> {
     })
 }
 
-/// A property of a virtual pin (blynk.md §1.11). Whether there is such a property,
-/// and whether the value goes with it, its type says.
+/// A property of a virtual pin (blynk.md §1.11, in the order of its checks).
 fn property(body: &str) -> Result<Command<'_>, Fault> {
     let mut parts = body.splitn(3, '\0');
     let (pin, name, value) = (parts.next(), parts.next(), parts.next());
@@ -271,8 +273,17 @@ fn property(body: &str) -> Result<Command<'_>, Fault> {
             why: "a property without pin, name or value".to_owned(),
         });
     };
+    // Before the pin, in which a mistake has another answer.
+    if let Err(error) = name.parse::<PropertyName>() {
+        return Err(Fault {
+            status: Status::IllegalBody,
+            why: error.to_string(),
+        });
+    }
     let pin = numbered(PinKind::Virtual, pin)?;
-    Ok(Command::Property(pin, name, value.into()))
+    let property = Property::new(pin, name, value.into());
+    let property = property.map_err(|error| Fault::illegal(error.to_string()))?;
+    Ok(Command::Property(property))
 }
 
 /// The other end of a bridge, or a write over it (blynk.md §1.8).
@@ -379,10 +390,10 @@ mod tests {
     fn a_sync_is_of_all_pins_or_of_those_before_the_first_that_is_none() {
         let pins = |pins: &[&str], is_cut| {
             let pins = pins.iter().map(|text| pin(text)).collect();
-            Ok(Command::Sync(Sync::Pins { pins, is_cut }))
+            Ok(Command::Sync(Asked::Pins { pins, is_cut }))
         };
         for (body, expected) in [
-            ("", Ok(Command::Sync(Sync::All))),
+            ("", Ok(Command::Sync(Asked::All))),
             ("vr·1", pins(&["V1"], false)),
             ("vr·1·2·", pins(&["V1", "V2"], false)),
             ("ar·66", pins(&["A66"], false)),
@@ -395,6 +406,9 @@ mod tests {
         ] {
             assert_eq!(read(code::SYNC, body), expected, "{body}");
         }
+        let many = format!("vr{}", "·1".repeat(257));
+        let many = read(code::SYNC, &many);
+        assert_eq!(many, pins(&["V1"; 256], true));
     }
 
     #[test]
@@ -443,14 +457,17 @@ mod tests {
 
     #[test]
     fn a_property_needs_all_its_fields_and_a_pin() {
-        let labels = Command::Property(pin("V5"), "labels", "a\0b".into());
+        let labels = Property::new(pin("V5"), "labels", "a\0b".into()).unwrap();
+        let labels = Command::Property(labels);
         for (body, expected) in [
             ("5·labels·a·b", Ok(labels)),
             ("4·label", Err(Status::IllegalBody)),
             ("4··x", Err(Status::IllegalBody)),
             ("4·label·", Err(Status::IllegalBody)),
             ("", Err(Status::IllegalBody)),
+            ("x·YYY·a", Err(Status::IllegalBody)),
             ("x·label·a", ILLEGAL),
+            ("1·min·a", ILLEGAL),
         ] {
             assert_eq!(read(code::PROPERTY, body), expected, "{body}");
         }

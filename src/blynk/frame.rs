@@ -44,6 +44,12 @@ pub mod code {
     pub const FIRST_INVALID: u8 = 100;
 }
 
+/// The id of a frame that brings a write by the app side (blynk.md §1.3).
+pub const APP: u16 = 111;
+
+/// The id of a frame that brings a webhook's response.
+pub const RESPONSE: u16 = 888;
+
 /// How a command ended, in the answer to it (blynk.md §1.10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {

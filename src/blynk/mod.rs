@@ -115,6 +115,15 @@ impl Blynk {
         self.shared.sketches.evict(is_void);
     }
 
+    #[cfg(test)]
+    fn converse<S>(&self, stream: S) -> impl Future<Output = ()> + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (shared, goodbye) = (Arc::clone(&self.shared), self.goodbye.clone());
+        session::serve(stream, ([127, 0, 0, 1], 1).into(), (), shared, goodbye)
+    }
+
     /// Writes what waits to every sketch, closes, and waits until all are gone.
     pub async fn close(&self) {
         self.goodbye.cancel();
@@ -122,3 +131,6 @@ impl Blynk {
         self.connections.wait().await;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::frame::{HEADER, MAX_BODY};
+use super::frame::{APP, HEADER, MAX_BODY};
 use crate::access::DeviceLogin;
 use crate::hub::{Misfit, Room};
 use crate::model::{Device, Pin, PinValue};
@@ -40,7 +40,7 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    /// With the pin they are for; those of a bridge may be for none.
+    /// With the pin they are for, if they are for one: the frames of a bridge need not be.
     frames: VecDeque<(Option<Pin>, Bytes)>,
     bytes: usize,
 }
@@ -77,7 +77,7 @@ impl Outbox {
         while waiting.frames.len() >= MOST_FRAMES
             || (waiting.bytes + frame.len() > MOST_BYTES && !waiting.frames.is_empty())
         {
-            let is_same = |(of, _): &(Option<Pin>, Bytes)| of.is_some() && *of == pin;
+            let is_same = |(of, _): &(Option<Pin>, Bytes)| *of == pin;
             let oldest = waiting.frames.iter().position(is_same).unwrap_or(0);
             let (_, gone) = waiting.frames.remove(oldest).expect("there is one");
             waiting.bytes -= gone.len();
@@ -100,6 +100,19 @@ impl Outbox {
             waiting.frames = VecDeque::new();
         }
         Some(frame)
+    }
+
+    /// Takes away the writes by the app side to `pin`: its newest value is on its way.
+    pub fn forget(&self, pin: Pin) {
+        let mut guard = self.lock();
+        let Waiting { frames, bytes } = &mut *guard;
+        frames.retain(|(of, frame)| {
+            let is_kept = *of != Some(pin) || frame[1..3] != APP.to_be_bytes();
+            if !is_kept {
+                *bytes -= frame.len();
+            }
+            is_kept
+        });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -146,7 +159,7 @@ impl Room for Outbox {
 #[cfg(test)]
 mod tests {
     use super::super::command::write_body;
-    use super::super::frame::{code, command};
+    use super::super::frame::{RESPONSE, code, command};
     use super::*;
     use crate::access::Filters;
     use crate::model::device::tests as devices;
@@ -224,6 +237,28 @@ mod tests {
         assert_eq!(all[MOST_FRAMES - 3..MOST_FRAMES - 1], tail);
         assert!(!all.contains(&frame("V50", "old").1));
         assert!(outbox.is_empty());
+        assert_eq!(outbox.lock().bytes, 0);
+    }
+
+    #[test]
+    fn the_newest_value_makes_older_writes_needless_and_no_responses() {
+        let outbox = outbox();
+        let (one, write) = frame("V1", "old");
+        let (two, other) = frame("V2", "other");
+        let response = command(code::HARDWARE, RESPONSE, "vw\x001\0response").unwrap();
+        for (pin, frame) in [
+            (one, &write),
+            (two, &other),
+            (one, &response),
+            (one, &write),
+        ] {
+            outbox.push(Some(pin), frame.clone());
+        }
+
+        outbox.forget(one);
+
+        let all: Vec<_> = std::iter::from_fn(|| outbox.pop()).collect();
+        assert_eq!(all, [other, response]);
         assert_eq!(outbox.lock().bytes, 0);
     }
 

@@ -3,6 +3,8 @@
 //! One task per sketch. It waits for nothing but its own socket and its own outbox.
 
 mod bridge;
+mod commands;
+mod modes;
 mod welcome;
 
 use std::net::SocketAddr;
@@ -10,44 +12,37 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::command::{Command, Fault, Info, Notice, Sync, write_body};
+use super::command::{Command, write_body};
 use super::counters::Refused;
-use super::frame::{Frame, Status, code, command, response};
+use super::frame::{HEADER, RESPONSE, Status, code, command, response};
 use super::outbox::Outbox;
-use super::wire::{Traffic, Wire};
+use super::wire::{Received, Traffic, Wire};
 use crate::access::DeviceLogin;
-use crate::hub::{Attachment, WriteError};
+use crate::hub::Attachment;
 use crate::model::bucket::Bucket;
-use crate::model::property::PropertyError;
-use crate::model::{DeviceName, EventCode, Pin, PinValue, Property, Source, Write};
+use crate::model::{Device, DeviceName, Pin};
 use bridge::Bridges;
+use modes::modes;
 use welcome::welcome;
 
 /// How long a sketch may be silent that has not said how often it lets itself be heard:
 /// 2.3 times ten seconds (blynk.md §1.6). As long it may take to log in.
 const UNKNOWN_IDLE: Duration = Duration::from_secs(23);
 
-/// The longest heartbeat, in seconds, whatever a sketch says (blynk.md §1.6).
-const MOST_HEARTBEAT: u32 = 3600;
-
 /// How long frames that others cause are held back from a sketch that has not said what
 /// it is: its library may take the first frame that it hears for the answer to that
 /// (blynk.md §6.3).
 const HOLD: Duration = Duration::from_secs(1);
 
-/// The pause before a frame to a library for Python: blynklib takes one frame from what
-/// it reads at a time and drops what came with it. As long as it has nothing to do it
-/// reads at once.
+/// The pause before a frame with a value for a library for Python: blynklib takes one
+/// frame from what it reads at a time and drops what came with it. As long as it has
+/// nothing else to do it reads at once.
 const PACE: Duration = Duration::from_millis(20);
-
-/// The board that the libraries for Python say they are.
-const PYTHON: &str = "python";
 
 /// Frames a second that a connection may send, with a burst of twice that (product.md §6).
 const QUOTA: u32 = 100;
@@ -66,8 +61,11 @@ const TURN: usize = 100;
 /// get, a stop stays within its five.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
 
-/// Longest text of a sketch's that stands in the log, in characters.
-const SHOWN: usize = 40;
+/// Bytes that are read while no frames are taken: the sketch lives as long as it is heard.
+const MOST_UNREAD: usize = 512;
+
+/// The id of the frames with the modes of pins (blynk.md §1.3).
+const MODES: u16 = 1;
 
 /// Serves a sketch until it or `goodbye` ends the conversation; `place` is its place
 /// among the connections, kept until then.
@@ -161,6 +159,11 @@ struct Syncing {
     is_cut: bool,
 }
 
+/// The time, on the clock that the session's sleeps go by.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// How a conversation ended.
 enum Ending {
     /// The sketch hung up, or the connection broke.
@@ -189,12 +192,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 return ending;
             }
             let was_syncing = self.syncing.is_some();
-            self.fill(Instant::now());
+            self.fill(now());
             if was_syncing && self.syncing.is_none() {
                 // Frames that were read may have waited for this.
                 continue;
             }
-            let may_read = self.may_take();
+            let may_read = self.may_take() || self.wire.unread() < MOST_UNREAD;
             let is_turn_over = self.is_turn_over();
             let deadline = self.deadline();
             let outbox = Arc::clone(self.outbox());
@@ -202,12 +205,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 () = goodbye.cancelled() => return Ending::Goodbye,
                 traffic = self.wire.traffic(may_read) => match traffic {
                     Traffic::Broken => return Ending::Gone,
-                    Traffic::Written => self.last_written = Instant::now(),
-                    Traffic::Read => self.last_heard = Instant::now(),
+                    Traffic::Written => self.last_written = now(),
+                    Traffic::Read => self.last_heard = now(),
                 },
                 () = outbox.news() => {}
                 () = sleep_until(deadline.into()) => {
-                    if self.last_heard.elapsed() >= self.idle {
+                    if now() >= self.last_heard + self.idle {
                         return Ending::Silent(self.idle);
                     }
                 }
@@ -238,7 +241,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         let next = match self.syncing.is_some() {
             true => self.pause(),
-            false if self.outbox().is_empty() => None,
+            false if self.hold_until.is_none() && self.outbox().is_empty() => None,
             false => self.hold_until.max(self.pause()),
         };
         next.map_or(silent, |next| next.min(silent))
@@ -252,10 +255,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
     /// Handles the frames that have arrived, for one turn at most.
     fn take_frames(&mut self) -> Result<(), Ending> {
         while self.may_take()
-            && let Some(bytes) = self.wire.take()
+            && let Some(received) = self.wire.take()
         {
             self.done += 1;
-            self.handle(&bytes, Instant::now())?;
+            self.handle(&received, now())?;
         }
         Ok(())
     }
@@ -267,30 +270,77 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return;
         }
         if self.syncing.is_some() {
-            return self.sync();
+            return self.sync(now);
         }
         if self.hold_until.is_some_and(|end| now < end) {
             return;
         }
-        self.hold_until = None;
+        if self.hold_until.take().is_some() {
+            self.send_modes();
+        }
         while let Some(frame) = self.outbox().pop() {
             // The sketch may have said meanwhile that it takes less.
-            if self.fits(frame.len()) {
+            if self.fits(frame.len(), now) {
                 return self.send(frame);
             }
         }
     }
 
-    /// Whether a frame of `size` bytes fits the sketch; if not, it is counted as lost.
-    fn fits(&self, size: usize) -> bool {
-        let outbox = self.outbox();
-        let device = self.shared.hub.device(self.presence.name().as_str());
-        let device = device.as_ref().unwrap_or(&outbox.login.device);
-        let limit = outbox.limit(device);
+    /// The device as it is configured now.
+    fn device(&self) -> Arc<Device> {
+        let device = &self.outbox().login.device;
+        let now = self.shared.hub.device(device.name.as_str());
+        now.unwrap_or_else(|| Arc::clone(device))
+    }
+
+    /// Whether a frame of `size` bytes fits the sketch; if not, it is lost, and that is
+    /// said.
+    fn fits(&self, size: usize, now: Instant) -> bool {
+        let device = self.device();
+        let limit = self.outbox().limit(&device);
         if size > limit {
-            self.shared.sketches.miss(device, size, limit);
+            self.shared.sketches.miss(&device, size, limit);
+            let line = format!("a value does not fit the sketch: {size} > {limit} bytes");
+            self.shared.hub.diag(&device.name, &line, now);
         }
         size <= limit
+    }
+
+    /// Tells the sketch what its pins are for.
+    fn send_modes(&mut self) {
+        let device = self.device();
+        for body in modes(&device, self.outbox().limit(&device) - HEADER) {
+            if let Some(frame) = command(code::HARDWARE, MODES, &body) {
+                self.send(frame);
+            }
+        }
+    }
+
+    /// Sends the next value that was asked for; none of those that were never written.
+    fn sync(&mut self, now: Instant) {
+        let Some(mut syncing) = self.syncing.take() else {
+            return;
+        };
+        let name = self.presence.name().clone();
+        while !self.is_turn_over() {
+            let Some(pin) = syncing.pins.next() else {
+                if syncing.is_cut {
+                    self.answer(syncing.id, Status::IllegalCommand);
+                }
+                return;
+            };
+            self.done += 1;
+            // In this order: what is written between the two is sent twice, not lost.
+            self.outbox().forget(pin);
+            let value = self.shared.hub.read(&name, pin);
+            let body = value.map(|value| write_body(pin, &value));
+            let frame = body.and_then(|body| command(code::HARDWARE, syncing.id, &body));
+            if let Some(frame) = frame.filter(|frame| self.fits(frame.len(), now)) {
+                self.send(frame);
+                break;
+            }
+        }
+        self.syncing = Some(syncing);
     }
 
     fn send(&mut self, frame: Bytes) {
@@ -302,13 +352,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.send(response(id, status));
     }
 
-    fn handle(&mut self, bytes: &[u8], now: Instant) -> Result<(), Ending> {
+    fn handle(&mut self, received: &Received, now: Instant) -> Result<(), Ending> {
         self.shared.tally.receive();
-        let (code, id, body) = match Frame::decode(bytes) {
-            Some((Frame::Command { code, id, body }, _)) => (code, id, body),
-            Some((Frame::Response { id, .. }, _)) => (code::RESPONSE, id, &[][..]),
-            None => return Ok(()),
-        };
+        let &Received { code, id, ref body } = received;
         if code >= code::FIRST_INVALID {
             return Err(Ending::NoCommand(code));
         }
@@ -328,209 +374,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         Ok(())
     }
 
-    fn carry_out(&mut self, id: u16, command: Command<'_>, now: Instant) {
-        match command {
-            Command::Login(_) => self.answer(id, Status::AlreadyRegistered),
-            Command::Ping => self.answer(id, Status::Ok),
-            Command::Write(pin, value) => {
-                let write = Write {
-                    device: self.presence.name().clone(),
-                    pin,
-                    value,
-                    source: Source::Hardware,
-                };
-                let result = self.shared.hub.write(write, now);
-                self.is_taken(id, result, now);
-            }
-            Command::Sync(sync) => self.begin_sync(id, sync),
-            Command::Info(info) => self.learn(id, &info),
-            Command::Clock => self.tell_time(id),
-            Command::Property(pin, name, value) => self.set_property(id, pin, name, value, now),
-            Command::Notify(notice, body) => self.notify(id, notice, body, now),
-            Command::Event(event, text) => self.log_event(id, event, text, now),
-            Command::BridgeTo(number, token) => self.bridge_to(id, number, token, now),
-            Command::Bridge(number, body) => self.bridge(id, number, body, now),
-            Command::Nothing => {}
-        }
-    }
-
-    /// Whether the hub has taken what the sketch sent; if not, the sketch is answered.
-    fn is_taken(&mut self, id: u16, result: Result<(), WriteError>, now: Instant) -> bool {
-        let Err(error) = result else {
-            return true;
-        };
-        let (refused, status) = match error {
-            WriteError::TooMany(_) => (Refused::Rate, None),
-            WriteError::TooLong { .. } => (Refused::ValueTooLong, Some(Status::IllegalCommand)),
-            WriteError::NoRoomForProperty => (Refused::Properties, Some(Status::IllegalBody)),
-            // It is about to be closed.
-            WriteError::UnknownDevice(_) | WriteError::Stopping => (Refused::Stopping, None),
-        };
-        self.shared.tally.refuse(refused);
-        // The hub has told the device on `diag`.
-        if refused != Refused::Stopping {
-            let name = self.presence.name().as_str();
-            self.shared.gossip.warn_seldom(name, "refused", &error);
-        }
-        match status {
-            Some(status) => self.answer(id, status),
-            None if refused == Refused::Rate => self.quota_exceeded(id, now),
-            None => {}
-        }
-        false
-    }
-
     /// Answers that too much came, once in a while.
     fn quota_exceeded(&mut self, id: u16, now: Instant) {
         if self.quota_said.is_none_or(|said| now >= said + QUOTA_QUIET) {
             self.quota_said = Some(now);
             self.answer(id, Status::QuotaLimit);
-        }
-    }
-
-    /// Answers a frame that is not understood, or not allowed, and tells the owner.
-    fn refuse(&mut self, id: u16, fault: &Fault, now: Instant) {
-        self.shared.tally.refuse(Refused::Frame);
-        let Fault { status, why } = fault;
-        let line = format!("{why} (answered with status {})", *status as u16);
-        let name = self.presence.name();
-        self.shared.hub.diag(name, &line, now);
-        self.shared.gossip.warn_seldom(name.as_str(), "frame", line);
-        self.answer(id, *status);
-    }
-
-    fn begin_sync(&mut self, id: u16, sync: Sync) {
-        let (pins, is_cut) = match sync {
-            Sync::Pins { pins, is_cut } => (pins, is_cut),
-            Sync::All => {
-                let values = self.shared.hub.values(self.presence.name());
-                (values.into_iter().map(|(pin, _)| pin).collect(), false)
-            }
-        };
-        let pins = pins.into_iter();
-        self.syncing = Some(Box::new(Syncing { id, pins, is_cut }));
-    }
-
-    /// Sends the next value that was asked for; none of those that were never written.
-    fn sync(&mut self) {
-        let Some(mut syncing) = self.syncing.take() else {
-            return;
-        };
-        let name = self.presence.name().clone();
-        while !self.is_turn_over() {
-            let Some(pin) = syncing.pins.next() else {
-                if syncing.is_cut {
-                    self.answer(syncing.id, Status::IllegalCommand);
-                }
-                return;
-            };
-            self.done += 1;
-            let value = self.shared.hub.read(&name, pin);
-            let body = value.map(|value| write_body(pin, &value));
-            let frame = body.and_then(|body| command(code::HARDWARE, syncing.id, &body));
-            if let Some(frame) = frame.filter(|frame| self.fits(frame.len())) {
-                self.send(frame);
-                break;
-            }
-        }
-        self.syncing = Some(syncing);
-    }
-
-    /// Takes what the sketch says of itself, as far as it says it (blynk.md §1.6).
-    fn learn(&mut self, id: u16, info: &Info<'_>) {
-        if let Some(buffer) = info.buffer {
-            self.outbox().set_buffer(buffer);
-        }
-        if let Some(heartbeat) = info.heartbeat {
-            let heartbeat = heartbeat.get().min(MOST_HEARTBEAT);
-            self.idle = Duration::from_secs(u64::from(heartbeat * 23).div_ceil(10));
-        }
-        self.is_paced = info.board == Some(PYTHON);
-        self.hold_until = None;
-        self.answer(id, Status::Ok);
-        if !std::mem::replace(&mut self.is_known, true) {
-            let shown = |text: Option<&str>| -> String {
-                text.unwrap_or("unknown").chars().take(SHOWN).collect()
-            };
-            let (library, board) = (shown(info.library), shown(info.board));
-            let limit = self.outbox().limit(&self.outbox().login.device);
-            let idle = self.idle;
-            let line = format_args!(
-                "library {library} on {board}: frames of {limit} bytes at most, closed after \
-                 {idle:?} of silence"
-            );
-            self.shared.gossip.info(self.presence.name().as_str(), line);
-        }
-    }
-
-    fn tell_time(&mut self, id: u16) {
-        let seconds = self.shared.hub.wall_clock(Timestamp::now());
-        let frame = command(code::INTERNAL, id, &format!("rtc\0{seconds}"));
-        if let Some(frame) = frame.filter(|frame| self.fits(frame.len())) {
-            self.send(frame);
-        }
-    }
-
-    fn set_property(&mut self, id: u16, pin: Pin, name: &str, value: PinValue, now: Instant) {
-        let property = match Property::new(pin, name, value) {
-            Ok(property) => property,
-            Err(error) => {
-                let status = match error {
-                    PropertyError::Unknown { .. } => Status::IllegalBody,
-                    PropertyError::NoNumber { .. } => Status::IllegalCommand,
-                };
-                let why = error.to_string();
-                return self.refuse(id, &Fault { status, why }, now);
-            }
-        };
-        let device = self.presence.name();
-        let result = self.shared.hub.property(device, &property, now);
-        if self.is_taken(id, result, now) {
-            self.answer(id, Status::Ok);
-        }
-    }
-
-    /// Makes an event of an e-mail and the like, if a webhook listens to it
-    /// (product.md §6), with blynk.md §1.11's order of checks.
-    fn notify(&mut self, id: u16, notice: Notice, body: &str, now: Instant) {
-        let code = notice.event();
-        let event: EventCode = code.parse().expect("the codes of notices are names");
-        let unheard = Fault {
-            status: notice.without_webhook(),
-            why: format!("no webhook of this device has `event: {code}`"),
-        };
-        let is_heard = self.shared.hub.has_listener(self.presence.name(), &event);
-        let fault = match notice.check(body) {
-            Err(_) if !is_heard && notice == Notice::Email => Some(unheard),
-            Err(fault) => Some(fault),
-            Ok(()) if !is_heard => Some(unheard),
-            Ok(()) => None,
-        };
-        if let Some(fault) = fault {
-            return self.refuse(id, &fault, now);
-        }
-        let name = self.presence.name();
-        let result = self.shared.hub.event(name, &event, &body.into(), now);
-        if self.is_taken(id, result, now) {
-            self.answer(id, Status::Ok);
-        }
-    }
-
-    /// Nobody waits for an answer to this one.
-    fn log_event(&mut self, id: u16, event: &str, text: &str, now: Instant) {
-        let name = self.presence.name();
-        match event.parse::<EventCode>() {
-            Ok(event) => {
-                let result = self.shared.hub.event(name, &event, &text.into(), now);
-                self.is_taken(id, result, now);
-            }
-            Err(_) => {
-                self.shared.tally.refuse(Refused::Frame);
-                let event: String = event.chars().take(SHOWN).collect();
-                let line = format!("event `{event}`: expected a code of A-Z a-z 0-9 _ -");
-                self.shared.hub.diag(name, &line, now);
-                self.shared.gossip.warn_seldom(name.as_str(), "event", line);
-            }
         }
     }
 
@@ -557,13 +405,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             }
             Ending::Goodbye => {
                 gossip.info(name, "disconnected: pinhook stops");
-                while let Some(frame) = self.outbox().pop() {
-                    if self.fits(frame.len()) {
-                        self.send(frame);
-                    }
-                }
+                let _ = timeout(GOODBYE_TIME, self.empty_outbox()).await;
             }
         }
         let _ = timeout(GOODBYE_TIME, self.wire.close()).await;
+    }
+
+    /// Writes what still waits, responses first, as fast as the sketch can take it.
+    async fn empty_outbox(&mut self) {
+        let outbox = Arc::clone(self.outbox());
+        let mut frames: Vec<Bytes> = std::iter::from_fn(|| outbox.pop()).collect();
+        frames.sort_by_key(|frame| frame[1..3] != RESPONSE.to_be_bytes());
+        self.wire.flush().await;
+        for frame in frames {
+            if !self.fits(frame.len(), now()) {
+                continue;
+            }
+            if self.is_paced {
+                sleep(PACE).await;
+            }
+            self.send(frame);
+            self.wire.flush().await;
+        }
     }
 }

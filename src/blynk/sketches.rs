@@ -7,17 +7,11 @@ use bytes::Bytes;
 
 use super::command::write_body;
 use super::counters::{Dropped, Tally};
-use super::frame::{code, command};
+use super::frame::{APP, RESPONSE, code, command};
 use super::outbox::Outbox;
 use crate::access::{DeviceLogin, Gossip};
 use crate::hub::{Cause, Downlink, What};
 use crate::model::{Device, DeviceName, Pin};
-
-/// The id of a frame that brings a webhook's response (blynk.md §1.3).
-const RESPONSE: u16 = 888;
-
-/// The id of a frame that brings a write by the app side.
-const APP: u16 = 111;
 
 /// Everybody who is connected, by device: one may be so more than once.
 pub(super) struct Sketches {
@@ -92,12 +86,12 @@ impl Sketches {
         }
     }
 
-    /// Hands a frame to every sketch of a device but for one.
-    pub fn forward(&self, device: &Device, but: &Arc<Outbox>, frame: &Bytes) {
+    /// Hands a frame, for `pin` if it is for one, to every sketch of a device but for one.
+    pub fn forward(&self, device: &Device, but: &Arc<Outbox>, pin: Option<Pin>, frame: &Bytes) {
         let connected = self.lock();
         let of_device = connected.get(&device.name).into_iter().flatten();
         let others = of_device.filter(|other| !Arc::ptr_eq(other, but));
-        self.hand_out(others, device, None, frame);
+        self.hand_out(others, device, pin, frame);
     }
 
     fn hand_out<'o>(

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 
-use super::frame::{Frame, HEADER};
+use super::frame::{Frame, HEADER, code};
 use crate::net::poll_read;
 
 /// The stream of one sketch.
@@ -22,6 +22,16 @@ pub(super) struct Wire<S> {
     outgoing: VecDeque<Bytes>,
     /// Whether something may still wait inside the stream: TLS and WebSocket have buffers.
     is_unflushed: bool,
+    /// Whether writing has failed: the sketch hears nothing any more. What it said before
+    /// still counts, and is read until there is no more of it.
+    is_deaf: bool,
+}
+
+/// A frame of the sketch.
+pub(super) struct Received {
+    pub code: u8,
+    pub id: u16,
+    pub body: Bytes,
 }
 
 /// What happened on the stream.
@@ -41,6 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             inbox: BytesMut::new(),
             outgoing: VecDeque::new(),
             is_unflushed: false,
+            is_deaf: false,
         }
     }
 
@@ -53,12 +64,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     fn poll_traffic(&mut self, cx: &mut Context<'_>, may_read: bool) -> Poll<Traffic> {
         if let Some(frame) = self.outgoing.front_mut() {
             match Pin::new(&mut self.stream).poll_write(cx, frame) {
-                // It hears nothing any more; what it said before still counts, and is read
-                // until there is no more of it.
                 Poll::Ready(Ok(0) | Err(_)) => {
+                    self.is_deaf = true;
                     self.outgoing.clear();
                     if !may_read {
-                        return Poll::Ready(Traffic::Written);
+                        return Poll::Ready(Traffic::Broken);
                     }
                 }
                 Poll::Ready(Ok(written)) => {
@@ -90,14 +100,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         poll_read(&mut self.stream, cx, |read| inbox.extend_from_slice(read))
     }
 
-    /// Takes the next whole frame out of what was read, as bytes.
-    pub fn take(&mut self) -> Option<Bytes> {
-        let (_, length) = Frame::decode(&self.inbox)?;
-        let frame = self.inbox.split_to(length).freeze();
+    /// Takes the next whole frame out of what was read.
+    pub fn take(&mut self) -> Option<Received> {
+        let (frame, length) = Frame::decode(&self.inbox)?;
+        let (code, id) = match frame {
+            Frame::Command { code, id, .. } => (code, id),
+            Frame::Response { id, .. } => (code::RESPONSE, id),
+        };
+        let body = self.inbox.split_to(length).freeze().slice(HEADER..);
         if self.inbox.is_empty() {
             self.inbox = BytesMut::new();
         }
-        Some(frame)
+        Some(Received { code, id, body })
     }
 
     /// The header of the frame that comes next, as far as it is there.
@@ -105,14 +119,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.inbox.first_chunk()
     }
 
-    /// Whether the sketch has said something that is not taken yet.
-    pub fn has_more(&self) -> bool {
-        !self.inbox.is_empty()
+    /// Bytes that the sketch has said and that are not taken yet.
+    pub fn unread(&self) -> usize {
+        self.inbox.len()
     }
 
     /// Appends a frame to what is to be written.
     pub fn queue(&mut self, frame: Bytes) {
-        self.outgoing.push_back(frame);
+        if !self.is_deaf {
+            self.outgoing.push_back(frame);
+        }
     }
 
     /// How many frames are to be written.
@@ -125,13 +141,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let _ = poll_fn(|cx| self.poll_read(cx)).await;
     }
 
-    /// Writes what is to be written and closes.
-    pub async fn close(&mut self) {
+    /// Writes what is to be written.
+    pub async fn flush(&mut self) {
         while let Some(frame) = self.outgoing.pop_front() {
             if self.stream.write_all(&frame).await.is_err() {
-                return;
+                self.is_deaf = true;
+                self.outgoing.clear();
             }
         }
+    }
+
+    /// Writes what is to be written and closes.
+    pub async fn close(&mut self) {
+        self.flush().await;
         let _ = self.stream.shutdown().await;
     }
 }

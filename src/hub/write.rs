@@ -82,6 +82,10 @@ impl Hub {
 
     /// Takes a write that the device is told of if there is a `cause`.
     fn take(&self, write: Write, cause: Option<Cause>, now: Instant) -> Result<(), WriteError> {
+        if write.source == Source::App {
+            // Its writer hears of it; it is no mistake of the device's.
+            self.check_length(&write.pin, &write.value)?;
+        }
         let mut guard = self.lock();
         let state = &mut *guard;
         let device = self.admit(state, &write.device, &write.pin, &write.value, now)?;

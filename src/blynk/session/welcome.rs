@@ -1,9 +1,7 @@
 //! How a sketch comes in: its login, and what it hears first (blynk.md §1.4).
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{timeout, timeout_at};
@@ -11,20 +9,16 @@ use tokio::time::{timeout, timeout_at};
 use super::super::Shared;
 use super::super::command::Command;
 use super::super::counters::Refused;
-use super::super::frame::{Frame, HEADER, Status, code, command, response};
-use super::super::wire::{Traffic, Wire};
+use super::super::frame::{Status, code, response};
+use super::super::wire::{Received, Traffic, Wire};
 use super::bridge::Bridges;
-use super::{HOLD, Presence, QUOTA, Session, UNKNOWN_IDLE};
+use super::{GOODBYE_TIME, HOLD, Presence, QUOTA, Session, UNKNOWN_IDLE, now};
 use crate::access::{Denied, DeviceLogin};
-use crate::model::Device;
 use crate::model::bucket::Bucket;
 
 /// Longest body of a login, in bytes: a token, and blanks around it. Nobody who is not
 /// logged in may make us hold more.
 const MOST_LOGIN: usize = 512;
-
-/// The id of the frame with the modes of pins (blynk.md §1.3).
-const MODES: u16 = 1;
 
 /// Why a conversation ends before it has begun.
 enum Unwelcome {
@@ -51,6 +45,8 @@ pub(super) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
             Err(why) => {
                 if let Unwelcome::Protocol = why {
                     shared.tally.refuse(Refused::Protocol);
+                    // What was answered before is still owed.
+                    let _ = timeout(GOODBYE_TIME, wire.close()).await;
                     tracing::debug!(%peer, "closed: it speaks neither HTTP nor begins with a Blynk login");
                 }
                 return None;
@@ -76,11 +72,8 @@ async fn login<S: AsyncRead + AsyncWrite + Unpin>(
                 return Err(Unwelcome::Protocol);
             }
         }
-        if let Some(bytes) = wire.take() {
-            let Some((Frame::Command { code, id, body }, _)) = Frame::decode(&bytes) else {
-                return Err(Unwelcome::Protocol);
-            };
-            let text = String::from_utf8_lossy(body);
+        if let Some(Received { code, id, body }) = wire.take() {
+            let text = String::from_utf8_lossy(&body);
             return match Command::read(code, &text) {
                 Ok(Command::Login(token)) => Ok((id, token.to_owned())),
                 _ => Err(Unwelcome::Protocol),
@@ -109,7 +102,7 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
         return None;
     };
     let is_held = !penalty.delay.is_zero();
-    if is_held && (wire.has_more() || timeout(penalty.delay, wire.stirred()).await.is_ok()) {
+    if is_held && (wire.unread() > 0 || timeout(penalty.delay, wire.stirred()).await.is_ok()) {
         return None;
     }
     wire.queue(response(id, Status::InvalidToken));
@@ -135,14 +128,7 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
         .gossip
         .info(name, format_args!("connected from {peer} with Blynk"));
     wire.queue(response(id, Status::Ok));
-    // Held back like the frames of others: a library that has not said what it is yet
-    // takes the next frame for the answer to that.
-    for body in modes(&login.device, presence.outbox.limit(&login.device) - HEADER) {
-        let frame = command(code::HARDWARE, MODES, &body);
-        let frame = frame.expect("no body is longer than a sketch takes");
-        presence.outbox.push(None, frame);
-    }
-    let now = Instant::now();
+    let now = now();
     Some(Session {
         wire,
         presence,
@@ -159,60 +145,4 @@ fn open<S: AsyncRead + AsyncWrite + Unpin>(
         done: 0,
         shared,
     })
-}
-
-/// The modes of a device's pins, in bodies of at most `most` bytes (blynk.md §1.3).
-/// Pins are named by their numbers alone, so each number comes once.
-fn modes(device: &Device, most: usize) -> Vec<String> {
-    const BEGIN: &str = "pm";
-    let mut bodies: Vec<String> = Vec::new();
-    let mut numbers = HashSet::new();
-    for (pin, mode) in &device.pin_modes {
-        if !numbers.insert(pin.number) {
-            continue;
-        }
-        let field = format!("\0{}\0{}", pin.number, mode.as_str());
-        match bodies.last_mut() {
-            Some(body) if body.len() + field.len() <= most => body.push_str(&field),
-            _ => bodies.push(format!("{BEGIN}{field}")),
-        }
-    }
-    bodies
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::PinMode;
-    use crate::model::device::tests as devices;
-
-    fn device(modes: &[(&str, PinMode)]) -> Device {
-        let modes = modes
-            .iter()
-            .map(|(pin, mode)| (pin.parse().unwrap(), *mode));
-        Device {
-            pin_modes: modes.collect(),
-            ..devices::device("porch", "sixteen-letters-")
-        }
-    }
-
-    #[test]
-    fn each_number_has_one_mode_and_no_frame_is_too_long() {
-        assert!(modes(&device(&[]), 250).is_empty());
-        let two = device(&[("D1", PinMode::Out), ("D6", PinMode::In)]);
-        assert_eq!(modes(&two, 250), ["pm\x001\0out\x006\0in"]);
-        let both = device(&[("D3", PinMode::Pwm), ("A3", PinMode::Pwm)]);
-        assert_eq!(modes(&both, 250), ["pm\x003\0pwm"]);
-
-        let pins: Vec<String> = (0..=255).map(|number| format!("D{number}")).collect();
-        let pins: Vec<_> = pins.iter().map(|pin| (&**pin, PinMode::PullUp)).collect();
-        let bodies = modes(&device(&pins), 59);
-        assert!(bodies.iter().all(|body| body.len() <= 59));
-        let numbers: Vec<_> = bodies
-            .iter()
-            .flat_map(|body| body.split('\0').skip(1).step_by(2))
-            .collect();
-        let expected: Vec<_> = (0..=255).map(|number| number.to_string()).collect();
-        assert_eq!(numbers, expected);
-    }
 }
