@@ -129,10 +129,13 @@ impl Figures {
                 Some(Budget::AtMost(60.0).of(middle(idle, &|idle| idle.resident[most]))),
             );
         }
-        let sketch = middle(&self.idle_sketches, &Idle::each);
-        let device = middle(&self.idle_devices, &Idle::each);
+        let sketch = middle(&self.idle_sketches, &Idle::each_further);
+        let device = middle(&self.idle_devices, &Idle::each_further);
         table.row(
-            "memory for an idle sketch / device over MQTT, KiB",
+            &format!(
+                "memory for a sketch / device over MQTT beyond {} idle ones, KiB",
+                round(COUNTS[0] as f64)
+            ),
             pair(format!("{sketch:.2}"), format!("{device:.2}")),
             None,
             None,

@@ -48,8 +48,21 @@ pub struct Idle {
 impl Idle {
     /// KiB for each of the most connections.
     pub fn each(&self) -> f64 {
-        let growth = self.resident[COUNTS.len()] - self.resident[0];
-        growth * 1024.0 / COUNTS[COUNTS.len() - 1] as f64
+        self.growth(0)
+    }
+
+    /// The same without the first of `COUNTS`: a daemon that has read a long configuration has some MiB left of that,
+    /// which they take.
+    pub fn each_further(&self) -> f64 {
+        self.growth(1)
+    }
+
+    /// KiB for each connection that came after memory was looked at for the `step`th time.
+    fn growth(&self, step: usize) -> f64 {
+        let last = COUNTS.len();
+        let before = [0].into_iter().chain(COUNTS).nth(step).unwrap_or(0);
+        let growth = self.resident[last] - self.resident[step];
+        growth * 1024.0 / (COUNTS[last - 1] - before) as f64
     }
 }
 
