@@ -10,7 +10,7 @@ use crate::Plan;
 use crate::daemon;
 use crate::failure::Failure;
 use crate::flood::{self, Case, Flood};
-use crate::idle::{self, Idle};
+use crate::idle::{self, Client, Idle};
 use crate::mosquitto;
 use crate::process::{Core, Process, with_many_files};
 
@@ -99,7 +99,7 @@ pub async fn measure(plan: &Plan, round: u32, figures: &mut Figures) -> Result<(
 }
 
 async fn measure_idle((mut process, address): (Process, SocketAddr)) -> Result<Idle, Failure> {
-    match idle::measure(&process, address).await {
+    match idle::measure(&process, address, Client::User).await {
         Ok(idle) => {
             process.end().await;
             Ok(idle)

@@ -1,7 +1,9 @@
-//! A device as cheap as can be: MQTT 3.1.1 at QoS 0 over a bare socket, its packets made by hand.
+//! A device as cheap as can be: over a bare socket, its packets made by hand. Here those of MQTT 3.1.1 at QoS 0; the
+//! frames of Blynk are in `sketch.rs`.
 //!
 //! The load must cost little beside what is measured, and must not share a codec with it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -11,20 +13,26 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::failure::{Failure, within};
 use crate::service::DIGITS;
+use crate::sketch;
 
 /// A response that takes longer than this is lost.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Who a device is and on which topics it speaks.
-pub struct Login {
-    pub client_id: String,
-    pub user: String,
-    pub password: String,
-    pub write_topic: String,
-    pub response_topic: String,
+/// Who a device is and how it speaks.
+pub enum Login {
+    /// MQTT, on these topics.
+    Mqtt {
+        client_id: String,
+        user: String,
+        password: String,
+        write_topic: String,
+        response_topic: String,
+    },
+    /// The Blynk protocol.
+    Blynk { token: String },
 }
 
-/// A connected and subscribed device.
+/// A device that is logged in and hears responses.
 pub struct Device {
     pub writes: Writes,
     pub responses: Responses,
@@ -33,7 +41,7 @@ pub struct Device {
 /// The half of a device that writes its pin.
 pub struct Writes {
     socket: OwnedWriteHalf,
-    /// A PUBLISH whose last `DIGITS` bytes are the value.
+    /// A packet or frame whose last `DIGITS` bytes are the value.
     packet: Vec<u8>,
 }
 
@@ -41,13 +49,21 @@ pub struct Writes {
 pub struct Responses {
     socket: OwnedReadHalf,
     buffer: Vec<u8>,
-    topic: String,
+    kind: Kind,
+}
+
+/// What a response comes in.
+enum Kind {
+    /// A message on this topic.
+    Message(String),
+    /// A frame of the Blynk protocol.
+    Frame,
 }
 
 impl Device {
-    /// Connects, logs in and subscribes to the response topic.
+    /// Connects, logs in, and subscribes to the response topic or says what it is.
     pub async fn connect(address: SocketAddr, login: &Login) -> Result<Device, Failure> {
-        within(PATIENCE, "CONNACK and SUBACK", open(address, login)).await
+        within(PATIENCE, "answer to a device's login", open(address, login)).await
     }
 
     /// Writes `number` to the pin and waits for exactly its response.
@@ -67,7 +83,7 @@ impl Device {
 }
 
 impl Writes {
-    /// Publishes `number` as the pin's value.
+    /// Sends `number` as the pin's value.
     pub async fn send(&mut self, number: u64) -> Result<(), Failure> {
         let value = self.packet.len() - DIGITS;
         let mut rest = number;
@@ -78,32 +94,120 @@ impl Writes {
         self.socket
             .write_all(&self.packet)
             .await
-            .map_err(Failure::io("publish"))
+            .map_err(Failure::io("write to the pin"))
     }
 }
 
 impl Responses {
     /// The number in the next response.
     pub async fn next(&mut self) -> Result<u64, Failure> {
-        let (kind, body) = packet(&mut self.socket, &mut self.buffer).await?;
-        let payload = if kind & 0xF6 == 0x30 {
-            text(&body).and_then(|(topic, payload)| {
-                (topic == self.topic.as_bytes())
-                    .then_some(payload)?
-                    .strip_prefix(b"value=")
-            })
-        } else {
-            None
+        let length = loop {
+            if let Some(length) = self.kind.length(&self.buffer) {
+                break length;
+            }
+            let read = self
+                .socket
+                .read_buf(&mut self.buffer)
+                .await
+                .map_err(Failure::io("read what a device is sent"))?;
+            if read == 0 {
+                return Err(Failure::Unexpected(
+                    "a device's connection was closed".to_owned(),
+                ));
+            }
         };
-        payload
-            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
-            .ok_or_else(|| {
-                Failure::Unexpected(format!(
-                    "a response at QoS 0 on {} was expected, packet {kind:#04x} with {:?} came",
-                    self.topic,
-                    String::from_utf8_lossy(&body)
-                ))
-            })
+        let packet = &self.buffer[..length];
+        let digits = self
+            .kind
+            .payload(packet)
+            .and_then(|it| it.strip_prefix(b"value="));
+        let number = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
+        let Some(number) = number else {
+            return Err(Failure::Unexpected(match &self.kind {
+                Kind::Frame if sketch::is_too_many(packet) => {
+                    format!("a sketch sent more than {} frames a second", sketch::QUOTA)
+                }
+                kind => {
+                    let packet = String::from_utf8_lossy(packet);
+                    format!("{kind} was expected, {packet:?} came")
+                }
+            }));
+        };
+        self.buffer.drain(..length);
+        Ok(number)
+    }
+}
+
+impl Kind {
+    /// How long the packet or frame is that `buffer` begins with, if it is there in full.
+    fn length(&self, buffer: &[u8]) -> Option<usize> {
+        match self {
+            Kind::Message(_) => bounds(buffer).map(|(_, end)| end),
+            Kind::Frame => sketch::length(buffer),
+        }
+    }
+
+    /// The response in a packet or frame, if it is one.
+    fn payload<'p>(&self, packet: &'p [u8]) -> Option<&'p [u8]> {
+        let topic = match self {
+            Kind::Message(topic) => topic,
+            Kind::Frame => return sketch::response(packet),
+        };
+        let (start, end) = bounds(packet).filter(|_| packet[0] & 0xF6 == 0x30)?;
+        let (on, payload) = text(&packet[start..end])?;
+        (on == topic.as_bytes()).then_some(payload)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Kind::Message(topic) => write!(f, "a response at QoS 0 on {topic}"),
+            Kind::Frame => write!(f, "a frame with a response"),
+        }
+    }
+}
+
+impl Login {
+    /// What the device says at first, and what it is answered.
+    fn opening(&self) -> [(Vec<u8>, &'static [u8]); 2] {
+        match self {
+            Login::Mqtt {
+                client_id,
+                user,
+                password,
+                response_topic,
+                ..
+            } => [
+                // No keep alive: no pings to count.
+                (connect(client_id, user, password, 0), &CONNECTED),
+                (subscribe(response_topic, 0), &SUBSCRIBED),
+            ],
+            Login::Blynk { token } => [
+                (sketch::login(token), &sketch::LOGGED_IN),
+                (sketch::info(sketch::HEARTBEAT), &sketch::INTRODUCED),
+            ],
+        }
+    }
+
+    /// A write to the pin, with zeros for its value.
+    fn write(&self) -> Vec<u8> {
+        match self {
+            Login::Mqtt { write_topic, .. } => {
+                let mut publish = Vec::new();
+                push_text(&mut publish, write_topic);
+                publish.extend([b'0'; DIGITS]);
+                framed(0x30, &publish)
+            }
+            Login::Blynk { .. } => sketch::write(&[b'0'; DIGITS]),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Login::Mqtt { response_topic, .. } => Kind::Message(response_topic.clone()),
+            Login::Blynk { .. } => Kind::Frame,
+        }
     }
 }
 
@@ -115,43 +219,40 @@ async fn open(address: SocketAddr, login: &Login) -> Result<Device, Failure> {
         .set_nodelay(true)
         .map_err(Failure::io("set TCP_NODELAY"))?;
     let (mut read, mut write) = stream.into_split();
-    let mut buffer = Vec::with_capacity(512);
-
-    // No keep alive: no pings to count.
-    let connect = connect(&login.client_id, &login.user, &login.password, 0);
-    let subscribe = subscribe(&login.response_topic, 0);
-    for (packet_out, answer) in [
-        (connect, (0x20, vec![0, 0])),
-        (subscribe, (0x90, vec![0, 1, 0])),
-    ] {
+    for (packet, answer) in login.opening() {
         write
-            .write_all(&packet_out)
+            .write_all(&packet)
             .await
-            .map_err(Failure::io("log in and subscribe"))?;
-        let got = packet(&mut read, &mut buffer).await?;
+            .map_err(Failure::io("log in"))?;
+        let mut got = vec![0; answer.len()];
+        read.read_exact(&mut got)
+            .await
+            .map_err(Failure::io("read the answer to a login"))?;
         if got != answer {
-            let kind = packet_out[0];
+            let kind = packet[0];
             return Err(Failure::Unexpected(format!(
                 "packet {kind:#04x} was answered with {got:02x?}, expected {answer:02x?}"
             )));
         }
     }
-
-    let mut publish = Vec::new();
-    push_text(&mut publish, &login.write_topic);
-    publish.extend([b'0'; DIGITS]);
     Ok(Device {
         writes: Writes {
             socket: write,
-            packet: framed(0x30, &publish),
+            packet: login.write(),
         },
         responses: Responses {
             socket: read,
-            buffer,
-            topic: login.response_topic.clone(),
+            buffer: Vec::with_capacity(512),
+            kind: login.kind(),
         },
     })
 }
+
+/// The answer to [`connect`].
+pub const CONNECTED: [u8; 4] = [0x20, 2, 0, 0];
+
+/// The answer to [`subscribe`] with QoS 0.
+pub const SUBSCRIBED: [u8; 5] = [0x90, 3, 0, 1, 0];
 
 /// A CONNECT: protocol level 4, user name and password, clean session; `keep_alive` in seconds.
 pub fn connect(client_id: &str, user: &str, password: &str, keep_alive: u16) -> Vec<u8> {
@@ -169,29 +270,6 @@ pub fn subscribe(filter: &str, qos: u8) -> Vec<u8> {
     push_text(&mut subscribe, filter);
     subscribe.push(qos);
     framed(0x82, &subscribe)
-}
-
-/// Reads one packet: its first byte and what follows the length. `buffer` keeps what was read beyond it.
-async fn packet(
-    socket: &mut OwnedReadHalf,
-    buffer: &mut Vec<u8>,
-) -> Result<(u8, Vec<u8>), Failure> {
-    loop {
-        if let Some((start, end)) = bounds(buffer) {
-            let found = (buffer[0], buffer[start..end].to_vec());
-            buffer.drain(..end);
-            return Ok(found);
-        }
-        let read = socket
-            .read_buf(buffer)
-            .await
-            .map_err(Failure::io("read from the broker"))?;
-        if read == 0 {
-            return Err(Failure::Unexpected(
-                "the broker closed a device's connection".to_owned(),
-            ));
-        }
-    }
 }
 
 /// Where the body of a packet lies that is there in full. Lengths of one or two bytes are all this load needs; a

@@ -23,7 +23,16 @@ pub enum Shape {
     Each(usize),
 }
 
-/// Starts `binary` with the configuration `text` in `folder`; says where devices connect.
+/// The listener that a configuration has, for what devices speak.
+#[derive(Clone, Copy)]
+pub enum Door {
+    /// MQTT.
+    Mqtt,
+    /// HTTP, and so Blynk.
+    Http,
+}
+
+/// Starts `binary` with the configuration `text` in `folder`; says where its first listener is.
 pub async fn start(
     binary: &Path,
     text: &str,
@@ -46,8 +55,8 @@ pub async fn start_as(
         .arg(&config)
         .current_dir(folder);
     let mut process = Process::start("pinhook", &mut command)?;
-    let rest = process.line_with("listening on mqtt ").await?;
-    match rest.split_whitespace().next().unwrap_or("").parse() {
+    let rest = process.line_with("listening on ").await?;
+    match rest.split_whitespace().nth(1).unwrap_or("").parse() {
         Ok(address) => Ok((process, address)),
         Err(_) => Err(Failure::Unexpected(format!(
             "pinhook says it listens on `{rest}`, expected an address"
@@ -55,13 +64,20 @@ pub async fn start_as(
     }
 }
 
-/// A configuration with every limit off (product.md §12).
-pub fn config(shape: Shape, service: &Service) -> String {
-    let mut text = "\
+/// A configuration with every limit off (product.md §12), and those of connections from one machine out of the way.
+pub fn config(door: Door, shape: Shape, service: &Service) -> String {
+    let (mqtt, http) = match door {
+        Door::Mqtt => ("127.0.0.1:0", "off"),
+        Door::Http => ("off", "127.0.0.1:0"),
+    };
+    let mut text = format!(
+        "\
 listen:
-  mqtt: 127.0.0.1:0
-  http: off
+  mqtt: {mqtt}
+  http: {http}
 limits:
+  connections: 100000
+  connections_per_address: 100000
   in_flight: 64
   writes_per_second: 0
 defaults:
@@ -69,7 +85,7 @@ defaults:
   concurrency: 64
 devices:
 "
-    .to_owned();
+    );
     let (devices, webhooks) = match shape {
         Shape::Shared(devices) => (devices, vec![("ring".to_owned(), "\"*\"".to_owned())]),
         Shape::Each(devices) => (
@@ -95,14 +111,31 @@ devices:
     text
 }
 
-/// How device `index` logs in: mounted, with its token.
+/// How device `index` logs in over MQTT: mounted, with its token.
 pub fn login(index: usize) -> Login {
-    Login {
+    Login::Mqtt {
         client_id: name(index),
         user: "device".to_owned(),
         password: token(index),
         write_topic: "ds/V1".to_owned(),
         response_topic: "downlink/ds/V1".to_owned(),
+    }
+}
+
+/// How device `index` logs in over Blynk.
+pub fn sketch(index: usize) -> Login {
+    Login::Blynk {
+        token: token(index),
+    }
+}
+
+impl Door {
+    /// How device `index` logs in there.
+    pub fn login(self, index: usize) -> Login {
+        match self {
+            Door::Mqtt => login(index),
+            Door::Http => sketch(index),
+        }
     }
 }
 
@@ -127,16 +160,17 @@ pub async fn idle_memory(binary: &Path) -> Result<f64, Failure> {
 /// From the start of the process to its first request, ms, by a device that connects as soon as it can.
 pub async fn start_to_first_webhook(
     binary: &Path,
+    door: Door,
     shape: Shape,
     service: &Service,
 ) -> Result<f64, Failure> {
     let folder = folder()?;
-    let text = config(shape, service);
+    let text = config(door, shape, service);
     service.note(1);
     let begin = Instant::now();
     let (mut process, address) = start(binary, &text, folder.path()).await?;
     let turn = async {
-        let mut device = Device::connect(address, &login(0)).await?;
+        let mut device = Device::connect(address, &door.login(0)).await?;
         let response = "response to the first write";
         crate::failure::within(crate::client::PATIENCE, response, device.turn(0)).await
     };

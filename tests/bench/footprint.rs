@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::client::{Device, PATIENCE};
-use crate::daemon::{self, SETTLED, Shape};
+use crate::daemon::{self, Door, SETTLED, Shape};
 use crate::failure::{Failure, within};
 use crate::process::Process;
 use crate::service::Service;
@@ -40,7 +40,7 @@ pub async fn measure(binary: &Path, service: &Service) -> Result<Footprint, Fail
     let shared = at_rest(binary, Shape::Shared(MANY), service).await?;
 
     let folder = daemon::folder()?;
-    let text = daemon::config(Shape::Each(MANY), service);
+    let text = daemon::config(Door::Mqtt, Shape::Each(MANY), service);
     let (mut process, address) = daemon::start(binary, &text, folder.path()).await?;
     let steps = async {
         tokio::time::sleep(SETTLED).await;
@@ -72,7 +72,7 @@ pub async fn measure(binary: &Path, service: &Service) -> Result<Footprint, Fail
 
 async fn at_rest(binary: &Path, shape: Shape, service: &Service) -> Result<Taken, Failure> {
     let folder = daemon::folder()?;
-    let text = daemon::config(shape, service);
+    let text = daemon::config(Door::Mqtt, shape, service);
     let (mut process, _) = daemon::start(binary, &text, folder.path()).await?;
     tokio::time::sleep(SETTLED).await;
     match taken(&process) {

@@ -1,18 +1,23 @@
 //! The two loads, closed and open, and what is read off them.
 
-use std::time::{Duration, Instant};
-
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::client::{Device, PATIENCE};
+use crate::Plan;
+use crate::client::{Device, Login, PATIENCE};
 use crate::failure::Failure;
 use crate::process::{Process, cpu_of};
+use crate::report::Subject;
 use crate::service::Service;
+
+/// How many devices write in the ring at a time.
+pub const DEVICES: usize = 50;
 
 /// Writes per second of the open loop, over all devices.
 pub const RATE: u32 = 50;
@@ -42,7 +47,59 @@ impl Open {
     }
 }
 
-/// Every device writes, waits for the response, and writes again. After `warm_up` it is counted for `window`.
+/// Who writes in the loops.
+#[derive(Clone, Copy)]
+pub struct Crowd {
+    /// Where they connect.
+    pub address: SocketAddr,
+    /// How number so and so logs in.
+    pub login: fn(usize) -> Login,
+    /// How many there are, `DEVICES` at least.
+    pub count: usize,
+}
+
+/// Both loops with one subject, which is one process or several.
+pub async fn loops(
+    plan: &Plan,
+    service: &Service,
+    mut processes: Vec<Process>,
+    crowd: Crowd,
+    subject: &mut Subject,
+) -> Result<(), Failure> {
+    let loops = async {
+        subject.idle.push(memory(&processes, "VmRSS")?);
+        let mut devices = Vec::new();
+        for index in 0..crowd.count {
+            devices.push(Device::connect(crowd.address, &(crowd.login)(index)).await?);
+        }
+        let warm_up = plan.window / 5;
+        let (closed, mut devices) = closed_loop(devices, &processes, warm_up, plan.window).await?;
+        subject.closed.push(closed);
+        subject.peak.push(memory(&processes, "VmHWM")?);
+        devices.truncate(DEVICES);
+        let open = open_loop(devices, service, plan.writes).await?;
+        subject.open.extend(open);
+        Ok(())
+    };
+    let result = loops.await;
+    match result {
+        Ok(()) => {
+            for process in processes {
+                process.end().await;
+            }
+            Ok(())
+        }
+        Err(mut cause) => {
+            for process in &mut processes {
+                cause = process.explain(cause).await;
+            }
+            Err(cause)
+        }
+    }
+}
+
+/// `DEVICES` at a time write, wait for the response, and let one of those that pause take their turn, if there are any.
+/// After `warm_up` it is counted for `window`.
 pub async fn closed_loop(
     devices: Vec<Device>,
     measured: &[Process],
@@ -51,18 +108,26 @@ pub async fn closed_loop(
 ) -> Result<(Closed, Vec<Device>), Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let turns = Arc::new(AtomicU64::new(0));
+    let mut lanes: Vec<Vec<Device>> = Vec::new();
+    lanes.resize_with(DEVICES, Vec::new);
+    for (index, device) in devices.into_iter().enumerate() {
+        lanes[index % DEVICES].push(device);
+    }
     let mut loops = JoinSet::new();
-    for (index, mut device) in devices.into_iter().enumerate() {
+    for (index, mut lane) in lanes.into_iter().enumerate() {
         let (stop, turns) = (Arc::clone(&stop), Arc::clone(&turns));
         // Unique over all devices, and above the numbers that the service notes.
         let mut number = (index as u64 + 1) * 10_000_000;
         loops.spawn(async move {
-            while !stop.load(Ordering::Relaxed) {
-                device.turn(number).await?;
+            for turn in (0..lane.len()).cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                lane[turn].turn(number).await?;
                 turns.fetch_add(1, Ordering::Relaxed);
                 number += 1;
             }
-            Ok(device)
+            Ok(lane)
         });
     }
 
@@ -78,7 +143,7 @@ pub async fn closed_loop(
     let mut devices = Vec::new();
     let last_turns = async {
         while let Some(ended) = loops.join_next().await {
-            devices.push(ended.expect("a loop does not panic")?);
+            devices.extend(ended.expect("a loop does not panic")?);
         }
         Ok(())
     };
@@ -188,7 +253,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 
 /// Lets the loops run for `span`; one that ends in it has failed.
 async fn go_on(
-    loops: &mut JoinSet<Result<Device, Failure>>,
+    loops: &mut JoinSet<Result<Vec<Device>, Failure>>,
     span: Duration,
 ) -> Result<(), Failure> {
     tokio::select! {
@@ -198,6 +263,10 @@ async fn go_on(
             Ok(_) => unreachable!("no loop stops before it is told to"),
         },
     }
+}
+
+fn memory(processes: &[Process], field: &str) -> Result<f64, Failure> {
+    processes.iter().map(|process| process.memory(field)).sum()
 }
 
 fn cpu(measured: &[Process]) -> Result<Duration, Failure> {

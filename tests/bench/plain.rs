@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use tokio::net::TcpSocket;
 
-use crate::client::{PATIENCE, connect};
+use crate::client::{CONNECTED, PATIENCE, connect};
 use crate::failure::Failure;
 
 /// Who logs in at a broker alone, at either of them.
@@ -15,7 +15,7 @@ pub const USER: &str = "bench";
 pub const PASSWORD: &str = "bench-password";
 
 /// Seconds. Clients have one, so its timer is measured too; longer than any of them is silent here.
-const KEEP_ALIVE: u16 = 600;
+pub const KEEP_ALIVE: u16 = 600;
 
 /// Connects from the loopback address `source`, and logs in.
 pub async fn open(
@@ -23,17 +23,23 @@ pub async fn open(
     source: Ipv4Addr,
     client_id: &str,
 ) -> Result<TcpStream, Failure> {
+    let mut stream = dial(address, source).await?;
+    let hello = connect(client_id, USER, PASSWORD, KEEP_ALIVE);
+    ask(&mut stream, &hello, &CONNECTED)?;
+    Ok(stream)
+}
+
+/// Connects from the loopback address `source`.
+pub async fn dial(address: SocketAddr, source: Ipv4Addr) -> Result<TcpStream, Failure> {
     let doing = || Failure::io(format!("connect from {source} to {address}"));
     // The standard library cannot choose where a connection comes from.
     let socket = TcpSocket::new_v4().map_err(doing())?;
     socket.bind((source, 0).into()).map_err(doing())?;
     let stream = socket.connect(address).await.map_err(doing())?;
-    let mut stream = stream.into_std().map_err(doing())?;
+    let stream = stream.into_std().map_err(doing())?;
     stream.set_nonblocking(false).map_err(doing())?;
     stream.set_nodelay(true).map_err(doing())?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(doing())?;
-    let hello = connect(client_id, USER, PASSWORD, KEEP_ALIVE);
-    ask(&mut stream, &hello, &[0x20, 2, 0, 0])?;
     Ok(stream)
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::baseline::Baseline;
 use crate::footprint::Footprint;
 use crate::hanging::Hanging;
-use crate::measure::{Closed, Open, RATE, median, percentile};
+use crate::measure::{Closed, DEVICES, Open, RATE, median, percentile};
 
 /// What one subject did, a value for each round; samples of all rounds together.
 #[derive(Default)]
@@ -18,14 +18,19 @@ pub struct Subject {
     pub peak: Vec<f64>,
 }
 
-/// All that a run found.
+/// What the ring is measured beside.
 #[derive(Default)]
-pub struct Figures {
+pub struct Others {
     pub bare_16: Vec<Baseline>,
     pub bare_1: Vec<Baseline>,
-    pub pinhook: Subject,
     /// Empty where there is no mosquitto.
     pub script: Option<Subject>,
+}
+
+/// All that a run found with devices over MQTT, but for the others.
+#[derive(Default)]
+pub struct Figures {
+    pub pinhook: Subject,
     /// With the shipped configuration, MiB.
     pub idle: f64,
     /// Milliseconds, one for each start.
@@ -36,14 +41,22 @@ pub struct Figures {
     pub binary_bytes: u64,
 }
 
+impl Subject {
+    /// What part of one core the load took in the closed loop.
+    pub fn generator(&self) -> String {
+        let shares = self.closed.iter().map(|closed| closed.generator);
+        format!("{:.0} %", median(shares) * 100.0)
+    }
+}
+
 /// What a figure is to be.
 pub enum Budget {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// The lines of the table; a cell without a figure is empty.
-struct Table {
+/// The lines of a table; a cell without a figure is empty.
+pub struct Table {
     text: String,
 }
 
@@ -80,88 +93,11 @@ pub fn machine() -> String {
 
 impl Figures {
     /// The table, with a verdict for every budget.
-    pub fn table(&mut self) -> String {
-        let mut table = Table::new();
-        let pinhook = &self.pinhook.closed;
-        let script = self.script.as_ref().map(|script| &script.closed);
-        let bare_cpu = |index: usize| self.bare_16[index].cpu;
-
-        table.row(
-            "webhooks/s, 50 devices, closed loop",
-            round(median(pinhook.iter().map(|it| it.per_second))),
-            script.map(|script| round(median(script.iter().map(|it| it.per_second)))),
-            Some(pair(
-                round(median(self.bare_16.iter().map(|it| it.per_second))),
-                round(median(self.bare_1.iter().map(|it| it.per_second))),
-            )),
-            "≥ 1.5 × the script",
-            script.map(|script| {
-                let ratios = pinhook.iter().zip(script);
-                let ratio = median(ratios.map(|(own, its)| own.per_second / its.per_second));
-                Budget::AtLeast(1.5).of_ratio(ratio)
-            }),
-        );
-        let cpu = median(pinhook.iter().map(|it| it.cpu));
-        table.row(
-            "CPU s per 10,000 webhooks",
-            format!("{cpu:.2}"),
-            script.map(|script| format!("{:.2}", median(script.iter().map(|it| it.cpu)))),
-            Some(pair(
-                format!("{:.2}", median(self.bare_16.iter().map(|it| it.cpu))),
-                format!("{:.2}", median(self.bare_1.iter().map(|it| it.cpu))),
-            )),
-            "≤ 0.40",
-            Some(Budget::AtMost(0.40).of(cpu)),
-        );
-        let ratios = pinhook.iter().enumerate();
-        let ratio = median(ratios.map(|(index, own)| own.cpu / bare_cpu(index)));
-        table.row(
-            "the same, beside the bare client with 16 in flight",
-            format!("{ratio:.2} ×"),
-            script.map(|script| {
-                let ratios = script.iter().enumerate();
-                let ratio = median(ratios.map(|(index, its)| its.cpu / bare_cpu(index)));
-                format!("{ratio:.2} ×")
-            }),
-            Some("1 ×".to_owned()),
-            "≤ 1.7 ×",
-            Some(Budget::AtMost(1.7).of_ratio(ratio)),
-        );
-
-        for (what, share) in [("p50", 0.50), ("p99", 0.99)] {
-            let own = percentile(&mut self.pinhook.open.to_request, share);
-            let its = self
-                .script
-                .as_mut()
-                .map(|script| percentile(&mut script.open.to_request, share));
-            let call = median(
-                self.bare_1
-                    .iter()
-                    .map(|it| if share < 0.9 { it.p50 } else { it.p99 }),
-            );
-            let call = Some(format!("{call:.2} (the call itself)"));
-            table.latency(
-                &format!("write → request {what}, ms, at {RATE}/s"),
-                own,
-                its,
-                call,
-            );
-        }
-        for (what, share) in [("p50", 0.50), ("p99", 0.99)] {
-            let own = percentile(&mut self.pinhook.open.to_response, share);
-            let its = self
-                .script
-                .as_mut()
-                .map(|script| percentile(&mut script.open.to_response, share));
-            table.latency(
-                &format!("write → response {what}, ms, at {RATE}/s"),
-                own,
-                its,
-                None,
-            );
-        }
-
-        let script = self.script.as_ref();
+    pub fn table(&mut self, others: &mut Others) -> String {
+        let mut table = Table::new("");
+        let what = format!("webhooks/s, {DEVICES} devices, closed loop");
+        table.loops(&what, &mut self.pinhook, others);
+        let script = others.script.as_ref();
         table.row(
             "memory idle, shipped config, MiB",
             format!("{:.1}", self.idle),
@@ -170,33 +106,8 @@ impl Figures {
             "≤ 12",
             Some(Budget::AtMost(12.0).of(self.idle)),
         );
-        let peak = median(self.pinhook.peak.iter().copied());
-        table.row(
-            "memory peak in the closed loop, MiB",
-            format!("{peak:.1}"),
-            script.map(|script| format!("{:.1}", median(script.peak.iter().copied()))),
-            None,
-            "≤ 24",
-            Some(Budget::AtMost(24.0).of(peak)),
-        );
-        for (what, starts, limit) in [
-            ("start to first webhook, ms", &self.first_webhook, 60.0),
-            (
-                "the same with 1,000 devices and 1,000 webhooks, ms",
-                &self.first_webhook_of_1000,
-                500.0,
-            ),
-        ] {
-            let start = median(starts.iter().copied());
-            table.row(
-                what,
-                round(start),
-                None,
-                None,
-                &format!("≤ {limit}"),
-                Some(Budget::AtMost(limit).of(start)),
-            );
-        }
+        table.peak(&self.pinhook, others);
+        table.starts(&self.first_webhook, &self.first_webhook_of_1000);
         self.hanging.rows(&mut table);
         self.footprint.rows(&mut table);
         let size = self.binary_bytes as f64 / 1e6;
@@ -280,17 +191,136 @@ impl Footprint {
 }
 
 impl Table {
-    fn new() -> Table {
-        let text = "\
-| | pinhook | script + mosquitto | reqwest alone, 16 / 1 in flight | budget | |
-|---|---|---|---|---|---|
-";
+    /// An empty one, with its subject in its corner.
+    pub fn new(corner: &str) -> Table {
         Table {
-            text: text.to_owned(),
+            text: format!(
+                "\
+| {corner} | pinhook | script + mosquitto | reqwest alone, 16 / 1 in flight | budget | |
+|---|---|---|---|---|---|
+"
+            ),
         }
     }
 
-    fn row(
+    /// What both loops found, the closed one named by `what`.
+    pub fn loops(&mut self, what: &str, subject: &mut Subject, others: &mut Others) {
+        let Others {
+            bare_16,
+            bare_1,
+            script,
+        } = others;
+        let (own, its) = (&subject.closed, script.as_ref().map(|it| &it.closed));
+        let bare_cpu = |index: usize| bare_16[index].cpu;
+
+        self.row(
+            what,
+            round(median(own.iter().map(|it| it.per_second))),
+            its.map(|its| round(median(its.iter().map(|it| it.per_second)))),
+            Some(pair(
+                round(median(bare_16.iter().map(|it| it.per_second))),
+                round(median(bare_1.iter().map(|it| it.per_second))),
+            )),
+            "≥ 1.5 × the script",
+            its.map(|its| {
+                let ratios = own.iter().zip(its);
+                let ratio = median(ratios.map(|(own, its)| own.per_second / its.per_second));
+                Budget::AtLeast(1.5).of_ratio(ratio)
+            }),
+        );
+        let cpu = median(own.iter().map(|it| it.cpu));
+        self.row(
+            "CPU s per 10,000 webhooks",
+            format!("{cpu:.2}"),
+            its.map(|its| format!("{:.2}", median(its.iter().map(|it| it.cpu)))),
+            Some(pair(
+                format!("{:.2}", median(bare_16.iter().map(|it| it.cpu))),
+                format!("{:.2}", median(bare_1.iter().map(|it| it.cpu))),
+            )),
+            "≤ 0.40",
+            Some(Budget::AtMost(0.40).of(cpu)),
+        );
+        let beside_bare = |closed: &[Closed]| {
+            let ratios = closed.iter().enumerate();
+            median(ratios.map(|(index, it)| it.cpu / bare_cpu(index)))
+        };
+        let ratio = beside_bare(own);
+        self.row(
+            "the same, beside the bare client with 16 in flight",
+            format!("{ratio:.2} ×"),
+            its.map(|its| format!("{:.2} ×", beside_bare(its))),
+            Some("1 ×".to_owned()),
+            "≤ 1.7 ×",
+            Some(Budget::AtMost(1.7).of_ratio(ratio)),
+        );
+
+        for (name, share) in [("p50", 0.50), ("p99", 0.99)] {
+            let own = percentile(&mut subject.open.to_request, share);
+            let its = script
+                .as_mut()
+                .map(|script| percentile(&mut script.open.to_request, share));
+            let call = median(
+                bare_1
+                    .iter()
+                    .map(|it| if share < 0.9 { it.p50 } else { it.p99 }),
+            );
+            let call = Some(format!("{call:.2} (the call itself)"));
+            let what = format!("write → request {name}, ms, at {RATE}/s");
+            self.latency(&what, own, its, call);
+        }
+        for (name, share) in [("p50", 0.50), ("p99", 0.99)] {
+            let own = percentile(&mut subject.open.to_response, share);
+            let its = script
+                .as_mut()
+                .map(|script| percentile(&mut script.open.to_response, share));
+            let what = format!("write → response {name}, ms, at {RATE}/s");
+            self.latency(&what, own, its, None);
+        }
+    }
+
+    /// The most memory that the closed loop took.
+    pub fn peak(&mut self, subject: &Subject, others: &Others) {
+        let peak = median(subject.peak.iter().copied());
+        let script = others.script.as_ref();
+        self.row(
+            "memory peak in the closed loop, MiB",
+            format!("{peak:.1}"),
+            script.map(|script| format!("{:.1}", median(script.peak.iter().copied()))),
+            None,
+            "≤ 24",
+            Some(Budget::AtMost(24.0).of(peak)),
+        );
+    }
+
+    /// How long the first webhook takes from the start of the process, ms: with one, and with 1,000.
+    pub fn starts(&mut self, with_one: &[f64], with_1000: &[f64]) {
+        for (what, starts, limit) in [
+            ("start to first webhook, ms", with_one, 60.0),
+            (
+                "the same with 1,000 devices and 1,000 webhooks, ms",
+                with_1000,
+                500.0,
+            ),
+        ] {
+            let start = median(starts.iter().copied());
+            self.row(
+                what,
+                round(start),
+                None,
+                None,
+                &format!("≤ {limit}"),
+                Some(Budget::AtMost(limit).of(start)),
+            );
+        }
+    }
+
+    /// The lines as they stand in a page.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
+    /// Appends a line.
+    pub fn row(
         &mut self,
         what: &str,
         pinhook: String,

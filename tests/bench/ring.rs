@@ -1,5 +1,5 @@
-//! Measures the ring from outside: the `pinhook` binary as a child process, 50 devices over MQTT, a third party, and
-//! beside it, in the same run, the bare HTTP client and what a user would write instead.
+//! Measures the ring from outside: the `pinhook` binary as a child process, 50 devices over MQTT or Blynk, a third
+//! party, and beside it, in the same run, the bare HTTP client and what a user would write instead.
 //!
 //! This process is both the devices and the third party, on one thread and one clock; CPU and memory are read off the
 //! children. Figures of one machine illustrate, ratios of one run count (product.md §12). Beside that the daemon alone:
@@ -8,6 +8,7 @@
 //! broker cannot take.
 
 mod baseline;
+mod blynk;
 mod broker;
 mod broker_report;
 mod client;
@@ -24,6 +25,7 @@ mod process;
 mod report;
 mod script;
 mod service;
+mod sketch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,16 +35,12 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
-use client::{Device, Login};
-use daemon::Shape;
+use daemon::{Door, Shape};
 use failure::Failure;
 use flood::Case;
-use process::Process;
-use report::{Figures, Subject};
+use measure::{Crowd, DEVICES};
+use report::{Figures, Others, Subject};
 use service::Service;
-
-/// How many devices write in the ring.
-const DEVICES: usize = 50;
 
 /// Measures pinhook beside a bare HTTP client and beside a script with mosquitto, and its broker beside mosquitto.
 #[derive(Parser)]
@@ -74,8 +72,10 @@ struct Options {
 /// What can be measured alone.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// From a write to the response, the daemon's start, and its memory.
+    /// From a write to the response, the daemon's start, and its memory; over MQTT and over Blynk.
     Ring,
+    /// The same over Blynk alone, with idle sketches.
+    Blynk,
     /// Messages through the broker, and idle connections.
     Broker,
 }
@@ -106,6 +106,7 @@ enum Role {
     #[command(hide = true)]
     Idle {
         address: SocketAddr,
+        client: idle::Client,
         first: usize,
         end: usize,
     },
@@ -172,9 +173,10 @@ async fn run(options: Options) -> Result<(), Failure> {
         }
         Some(Role::Idle {
             address,
+            client,
             first,
             end,
-        }) => idle::run(address, first, end).await,
+        }) => idle::run(address, client, first, end).await,
         None => {
             let stop = |kind| signal(kind).map_err(Failure::io("listen for signals"));
             let mut interrupt = stop(SignalKind::interrupt())?;
@@ -216,7 +218,7 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
     if plan.only != Some(Part::Broker) {
         measure_ring(plan, &machine).await?;
     }
-    if plan.only != Some(Part::Ring) {
+    if matches!(plan.only, None | Some(Part::Broker)) {
         let mut figures = broker::Figures::default();
         for round in 1..=plan.rounds {
             eprintln!("round {round} of {}: the broker alone", plan.rounds);
@@ -236,108 +238,107 @@ async fn measure_all(plan: &Plan) -> Result<(), Failure> {
 async fn measure_ring(plan: &Plan, machine: &str) -> Result<(), Failure> {
     let service = Service::start().await?;
     let moody = Service::start_moody().await?;
-    let size = std::fs::metadata(&plan.pinhook);
-    let mut figures = Figures {
-        binary_bytes: size
-            .map_err(Failure::io(format!("read {}", plan.pinhook.display())))?
-            .len(),
+    let mut others = Others {
         script: plan.mosquitto.as_ref().map(|_| Subject::default()),
-        ..Figures::default()
+        ..Others::default()
     };
+    let mut over_mqtt = (plan.only != Some(Part::Blynk)).then(Figures::default);
+    let mut over_blynk = blynk::Figures::default();
 
     for round in 1..=plan.rounds {
-        eprintln!("round {round} of {}: reqwest alone", plan.rounds);
-        figures
+        let say = |what: &str| eprintln!("round {round} of {}: {what}", plan.rounds);
+        say("reqwest alone");
+        others
             .bare_16
             .push(baseline::measure(&service, 16, plan.window).await?);
-        figures
+        others
             .bare_1
             .push(baseline::measure(&service, 1, plan.window).await?);
 
-        eprintln!("round {round} of {}: pinhook", plan.rounds);
-        let folder = daemon::folder()?;
-        let text = daemon::config(Shape::Shared(DEVICES), &service);
-        let (process, address) = daemon::start(&plan.pinhook, &text, folder.path()).await?;
-        let devices = (address, daemon::login as fn(usize) -> Login);
-        measure_loops(plan, &service, vec![process], devices, &mut figures.pinhook).await?;
+        if let Some(figures) = &mut over_mqtt {
+            say("pinhook");
+            measure_pinhook(plan, &service, &mut figures.pinhook).await?;
+            say("one that hangs");
+            let (pinhook, hanging) = (&plan.pinhook, &mut figures.hanging);
+            hanging::measure(pinhook, &service, &moody, plan.writes, hanging).await?;
+        }
 
-        eprintln!("round {round} of {}: one that hangs", plan.rounds);
-        let (pinhook, hanging) = (&plan.pinhook, &mut figures.hanging);
-        hanging::measure(pinhook, &service, &moody, plan.writes, hanging).await?;
+        say("pinhook over Blynk");
+        blynk::measure(plan, &service, &mut over_blynk).await?;
 
-        if let (Some(mosquitto), Some(subject)) = (&plan.mosquitto, &mut figures.script) {
-            eprintln!("round {round} of {}: script and mosquitto", plan.rounds);
+        if let (Some(mosquitto), Some(subject)) = (&plan.mosquitto, &mut others.script) {
+            say("script and mosquitto");
             let folder = daemon::folder()?;
             let (processes, address) = script::start(mosquitto, &service, folder.path()).await?;
-            let devices = (address, script::login as fn(usize) -> Login);
-            measure_loops(plan, &service, processes, devices, subject).await?;
+            let crowd = Crowd {
+                address,
+                login: script::login,
+                count: DEVICES,
+            };
+            measure::loops(plan, &service, processes, crowd, subject).await?;
         }
+
+        say("idle sketches");
+        blynk::measure_idle(plan, &service, &mut over_blynk).await?;
     }
 
     eprintln!("starts, and memory at rest");
+    if let Some(figures) = &mut over_mqtt {
+        at_rest(plan, &service, figures).await?;
+    }
+    for _ in 0..plan.starts {
+        blynk::measure_starts(plan, &service, &mut over_blynk).await?;
+    }
+
+    println!("{machine}.");
+    println!();
+    if let Some(figures) = &mut over_mqtt {
+        print(plan, figures, &mut others);
+        println!();
+    }
+    over_blynk.print(plan, &mut others);
+    println!("{}", by_script(&others));
+    Ok(())
+}
+
+/// One round of the loops over MQTT.
+async fn measure_pinhook(
+    plan: &Plan,
+    service: &Service,
+    subject: &mut Subject,
+) -> Result<(), Failure> {
+    let folder = daemon::folder()?;
+    let text = daemon::config(Door::Mqtt, Shape::Shared(DEVICES), service);
+    let (process, address) = daemon::start(&plan.pinhook, &text, folder.path()).await?;
+    let crowd = Crowd {
+        address,
+        login: daemon::login,
+        count: DEVICES,
+    };
+    measure::loops(plan, service, vec![process], crowd, subject).await
+}
+
+/// What is no load's.
+async fn at_rest(plan: &Plan, service: &Service, figures: &mut Figures) -> Result<(), Failure> {
+    let size = std::fs::metadata(&plan.pinhook);
+    let size = size.map_err(Failure::io(format!("read {}", plan.pinhook.display())))?;
+    figures.binary_bytes = size.len();
     figures.idle = daemon::idle_memory(&plan.pinhook).await?;
-    figures.footprint = footprint::measure(&plan.pinhook, &service).await?;
+    figures.footprint = footprint::measure(&plan.pinhook, service).await?;
     for _ in 0..plan.starts {
         for (shape, starts) in [
             (Shape::Shared(1), &mut figures.first_webhook),
             (Shape::Each(1000), &mut figures.first_webhook_of_1000),
         ] {
-            starts.push(daemon::start_to_first_webhook(&plan.pinhook, shape, &service).await?);
+            let start = daemon::start_to_first_webhook(&plan.pinhook, Door::Mqtt, shape, service);
+            starts.push(start.await?);
         }
     }
-
-    print(plan, machine, &mut figures);
     Ok(())
 }
 
-/// Both loops with one subject, which is one process or several.
-async fn measure_loops(
-    plan: &Plan,
-    service: &Service,
-    mut processes: Vec<Process>,
-    (address, login): (std::net::SocketAddr, fn(usize) -> Login),
-    subject: &mut Subject,
-) -> Result<(), Failure> {
-    let loops = async {
-        subject.idle.push(memory(&processes, "VmRSS")?);
-        let mut devices = Vec::new();
-        for index in 0..DEVICES {
-            devices.push(Device::connect(address, &login(index)).await?);
-        }
-        let warm_up = plan.window / 5;
-        let (closed, devices) =
-            measure::closed_loop(devices, &processes, warm_up, plan.window).await?;
-        subject.closed.push(closed);
-        subject.peak.push(memory(&processes, "VmHWM")?);
-        let open = measure::open_loop(devices, service, plan.writes).await?;
-        subject.open.extend(open);
-        Ok(())
-    };
-    let result = loops.await;
-    match result {
-        Ok(()) => {
-            for process in processes {
-                process.end().await;
-            }
-            Ok(())
-        }
-        Err(mut cause) => {
-            for process in &mut processes {
-                cause = process.explain(cause).await;
-            }
-            Err(cause)
-        }
-    }
-}
-
-fn memory(processes: &[Process], field: &str) -> Result<f64, Failure> {
-    processes.iter().map(|process| process.memory(field)).sum()
-}
-
-fn print(plan: &Plan, machine: &str, figures: &mut Figures) {
-    let table = figures.table();
-    println!("{machine}.");
-    println!();
+fn print(plan: &Plan, figures: &mut Figures, others: &mut Others) {
+    let table = figures.table(others);
     println!(
         "{DEVICES} devices over MQTT at QoS 0, 16-byte responses; median of {} rounds of {} s; {} writes at {}/s. \
          Devices and third party are one process with one thread. With one that hangs: {} webhooks that do not, with a \
@@ -353,16 +354,16 @@ fn print(plan: &Plan, machine: &str, figures: &mut Figures) {
     println!();
     print!("{table}");
     println!();
-    let busy = |subject: &Subject| {
-        let shares = subject.closed.iter().map(|closed| closed.generator);
-        format!("{:.0} %", measure::median(shares) * 100.0)
-    };
-    print!(
-        "In the closed loop the generator used {} of one core with pinhook",
-        busy(&figures.pinhook)
+    println!(
+        "In the closed loop over MQTT the generator used {} of one core.",
+        figures.pinhook.generator()
     );
-    match &figures.script {
-        Some(script) => println!(", {} with the script.", busy(script)),
-        None => println!(". The script was not measured: there is no mosquitto on this machine."),
+}
+
+/// What the load took with the script, or why there is none.
+fn by_script(others: &Others) -> String {
+    match &others.script {
+        Some(script) => format!("With the script {}.", script.generator()),
+        None => "The script was not measured: there is no mosquitto on this machine.".to_owned(),
     }
 }

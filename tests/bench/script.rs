@@ -40,7 +40,7 @@ pub async fn start(
 
 /// How device `index` speaks to the script: no password, and its name in the topics.
 pub fn login(index: usize) -> Login {
-    Login {
+    Login::Mqtt {
         client_id: format!("bench{index:04}"),
         user: String::new(),
         password: String::new(),
