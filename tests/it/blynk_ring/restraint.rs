@@ -32,7 +32,8 @@ async fn what_others_write_comes_after_the_answer_to_the_introduction() {
         // What it asks for itself comes at once.
         sketch.say(command::PING, 7, "");
         let ping = sketch.frame().await;
-        sketch.say(command::SYNC, 8, "vr·5");
+        sketch.write("vw·9·own").await;
+        sketch.say(command::SYNC, 8, "vr·9");
         let synced = sketch.frame().await;
         sketch.say(
             command::INTERNAL,
@@ -48,7 +49,7 @@ async fn what_others_write_comes_after_the_answer_to_the_introduction() {
             continue;
         }
         assert_eq!((ping.command, ping.id), (command::RESPONSE, 7));
-        assert_eq!((synced.id, synced.body.as_str()), (8, "vw·5·early"));
+        assert_eq!((synced.id, synced.body.as_str()), (8, "vw·9·own"));
         assert_eq!((info.id, info.status), (9, 200), "{introduced:?}");
         assert_eq!(held, written("vw·5·early"));
         sketch.quiet().await;
