@@ -24,23 +24,34 @@ pub enum Audience {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct OnLoopback(pub bool);
 
+/// Why a request is not a local one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Foreign {
+    /// The listener can be reached from elsewhere.
+    Listener,
+    /// A proxy has sent it on.
+    Proxy,
+    /// It asks for another name than one of this machine.
+    Host,
+}
+
 /// Why a request is not a local one; `None` if it is.
 ///
 /// Only who is on this machine can connect to loopback, but others may be behind them: a
 /// proxy, which adds a header of its own, or a page in a browser, which the name gives away
 /// that it had resolved to this machine.
-pub(super) fn foreign(request: &Request) -> Option<&'static str> {
+pub(super) fn foreign(request: &Request) -> Option<Foreign> {
     let headers = request.headers();
     match request.extensions().get() {
         Some(OnLoopback(true)) => {}
-        _ => return Some("this listener is not bound to loopback"),
+        _ => return Some(Foreign::Listener),
     }
     if headers.keys().any(is_of_a_proxy) {
-        return Some("this request came through a proxy");
+        return Some(Foreign::Proxy);
     }
     let in_target = request.uri().authority().map(Authority::as_str);
     let names_loopback = in_target.is_none_or(is_loopback) && is_host_loopback(headers);
-    (!names_loopback).then_some("the `Host` of this request is no name of loopback")
+    (!names_loopback).then_some(Foreign::Host)
 }
 
 fn is_of_a_proxy(name: &HeaderName) -> bool {
@@ -160,7 +171,7 @@ mod tests {
         ] {
             let headers = [("host", "localhost"), (name, "")];
             let says = foreign(&request("/metrics", &headers, true));
-            assert_eq!(says, Some("this request came through a proxy"), "{name}");
+            assert_eq!(says, Some(Foreign::Proxy), "{name}");
         }
         let plain = [
             ("host", "localhost"),
@@ -168,7 +179,7 @@ mod tests {
             ("x-real-ipv6", "a"),
         ];
         assert_eq!(foreign(&request("/metrics", &plain, true)), None);
-        let says = Some("this listener is not bound to loopback");
+        let says = Some(Foreign::Listener);
         assert_eq!(foreign(&request("/metrics", &plain, false)), says);
         let mut unknown = request("/metrics", &plain, true);
         unknown.extensions_mut().clear();

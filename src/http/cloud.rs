@@ -4,22 +4,25 @@
 //! What is wrong is told in sentences of our own, but for that of a wrong token, which
 //! is the cloud's.
 
-use std::sync::Arc;
-
 use axum::extract::Request;
 use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::Response;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::query::pairs;
-use super::token::{
-    Devices, Refused, is_too_large, nothing, open_to_pages, peer, preflight, with_body,
-};
+use super::answer::{self, json_of_items, nothing, open_to_pages, plain, preflight};
+use super::body::is_too_large;
+use super::counters::Api;
+use super::query::{Given, pairs};
+use super::refusal::Refused;
+use super::token::{Devices, peer};
 use crate::model::{Device, EventCode, Pin, PinValue, Property};
 
 /// What all calls begin with.
 const BASE: &str = "/external/api/";
+
+/// What is said of a write without a value.
+const NO_VALUE: &str = "no value is given: expected `&V1=VALUE` or `&pin=V1&value=VALUE`";
 
 /// Longest text of a client's own in what it is told, in characters.
 const SHOWN: usize = 60;
@@ -55,42 +58,41 @@ impl Call {
             .map(|(_, call)| *call)
     }
 
-    /// The methods it has, a list. HEAD must change nothing.
-    fn methods(self) -> &'static str {
-        match self {
-            Call::Get | Call::GetAll | Call::IsHardwareConnected => "GET, HEAD",
-            Call::Update | Call::UpdateProperty | Call::LogEvent => "GET",
-        }
-    }
-
-    fn has(self, method: &Method) -> bool {
-        let mut methods = self.methods().split(", ");
-        methods.any(|known| known == method.as_str())
+    /// Whether it changes nothing, so that HEAD may ask for it.
+    fn only_reads(self) -> bool {
+        matches!(self, Call::Get | Call::GetAll | Call::IsHardwareConnected)
     }
 }
 
-/// Answers a request for a path that begins with [`BASE`].
-pub(super) async fn answer(devices: Arc<Devices>, request: Request) -> Response {
-    let answer = match Call::find(request.uri().path()) {
-        None => {
-            let known: Vec<_> = CALLS.iter().map(|(path, _)| *path).collect();
-            let says = format!("there is no such call; there are {}", known.join(", "));
-            error(StatusCode::NOT_FOUND, &says)
-        }
-        Some(call) if request.method() == Method::OPTIONS => preflight(call.methods()),
-        Some(call) if !call.has(request.method()) => {
-            let says = format!("{} is not possible here, GET is", request.method());
-            let mut response = error(StatusCode::METHOD_NOT_ALLOWED, &says);
-            let methods = HeaderValue::from_static(call.methods());
-            response.headers_mut().insert(ALLOW, methods);
-            response
-        }
-        Some(call) => match ask(&devices, call, &request) {
-            Ok(response) => response,
-            Err(refused) => refused.answer(error),
-        },
+/// Answers a request for a path that begins with [`BASE`], or is it. Nothing here waits:
+/// no call has a body.
+pub(super) fn answer(devices: &Devices, request: &Request) -> Response {
+    devices.tally.receive(Api::Cloud);
+    let Some(call) = Call::find(request.uri().path()) else {
+        let known: Vec<_> = CALLS.iter().map(|(path, _)| *path).collect();
+        let says = format!("there is no such call; there are {}", known.join(", "));
+        let refused = Refused::new(StatusCode::NOT_FOUND, says);
+        return open_to_pages(devices.answer(Err(refused), error));
     };
-    open_to_pages(answer)
+    let methods = match call.only_reads() {
+        true => "GET, HEAD",
+        false => "GET",
+    };
+    let mut response = match request.method() {
+        &Method::GET => devices.answer(ask(devices, call, request), error),
+        &Method::HEAD if call.only_reads() => devices.answer(ask(devices, call, request), error),
+        &Method::OPTIONS => preflight(methods),
+        method => {
+            let says = format!("{method} is not possible here, GET is");
+            let refused = Refused::new(StatusCode::METHOD_NOT_ALLOWED, says);
+            devices.answer(Err(refused), error)
+        }
+    };
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let methods = HeaderValue::from_static(methods);
+        response.headers_mut().insert(ALLOW, methods);
+    }
+    open_to_pages(response)
 }
 
 fn ask(devices: &Devices, call: Call, request: &Request) -> Result<Response, Refused> {
@@ -101,14 +103,18 @@ fn ask(devices: &Devices, call: Call, request: &Request) -> Result<Response, Ref
     let token = query.one("token");
     let token = token.ok_or_else(|| Refused::wrong("`token` is missing"))?;
     let device = devices.log_in(token, peer(request))?;
+    if query.names_stream() {
+        let says = "pinhook has pins and no datastreams: expected `&V1` or `&pin=V1`";
+        return Err(Refused::wrong(says));
+    }
     match call {
         Call::Get => get(devices, &device, &query),
-        Call::GetAll => Ok(get_all(devices, &device)),
+        Call::GetAll => get_all(devices, &device),
         Call::Update => update(devices, &device, &query),
         Call::UpdateProperty => update_property(devices, &device, &query),
         Call::IsHardwareConnected => {
             let is_connected = devices.hub.is_connected(&device.name);
-            Ok(json(StatusCode::OK, &json!(is_connected)))
+            Ok(json(&json!(is_connected)))
         }
         Call::LogEvent => log_event(devices, &device, &query),
     }
@@ -118,7 +124,10 @@ fn ask(devices: &Devices, call: Call, request: &Request) -> Result<Response, Ref
 fn get(devices: &Devices, device: &Device, query: &Query) -> Result<Response, Refused> {
     let mut asked: Vec<(&str, Pin)> = Vec::new();
     for (name, value) in query.beside(&["token"]) {
-        let text = if name == "pin" { value } else { name };
+        let text = match name {
+            "pin" => value.unwrap_or_default(),
+            _ => name,
+        };
         let pin = find(device, text)?;
         if !asked.iter().any(|(_, other)| *other == pin) {
             asked.push((text, pin));
@@ -131,28 +140,33 @@ fn get(devices: &Devices, device: &Device, query: &Query) -> Result<Response, Re
         [(_, pin)] => match devices.hub.read(&device.name, pin) {
             None => Err(Refused::wrong(format!("{pin} was never written"))),
             Some(value) => Ok(match shown(&value) {
-                Value::String(text) => plain(text),
-                texts => json(StatusCode::OK, &texts),
+                Value::String(text) => plain(StatusCode::OK, text),
+                texts => json(&texts),
             }),
         },
         _ => {
-            let value = |pin| devices.hub.read(&device.name, pin);
-            let value = |pin| value(pin).map_or(Value::Null, |value| shown(&value));
+            let is_asked = |pin| asked.iter().any(|(_, asked)| *asked == pin);
+            let mut values = devices.read(&device.name, is_asked)?;
             let values = asked
-                .into_iter()
-                .map(|(text, pin)| (text.to_owned(), value(pin)));
-            Ok(json(StatusCode::OK, &Value::Object(values.collect())))
+                .iter()
+                .map(|(text, pin)| ((*text).to_owned(), values.remove(pin)));
+            Ok(object(values.collect()))
         }
     }
 }
 
-fn get_all(devices: &Devices, device: &Device) -> Response {
-    let values = devices.hub.values(&device.name).into_iter();
-    let values = values.map(|(pin, value)| (pin.to_string(), shown(&value)));
-    json(
-        StatusCode::OK,
-        &Value::Object(values.collect::<Map<_, _>>()),
-    )
+fn get_all(devices: &Devices, device: &Device) -> Result<Response, Refused> {
+    let values = devices.read(&device.name, |_| true)?.into_iter();
+    let values = values.map(|(pin, value)| (pin.to_string(), Some(value)));
+    Ok(object(values.collect()))
+}
+
+fn object(values: Vec<(String, Option<PinValue>)>) -> Response {
+    let items = values.into_iter().map(|(name, value)| {
+        let value = value.map_or(Value::Null, |value| shown(&value));
+        format!("{}:{value}", Value::String(name))
+    });
+    json_of_items("{".to_owned(), items, "}")
 }
 
 /// A value as JSON: a text, or a list of them. Never a number: what a sketch has sent
@@ -169,30 +183,29 @@ fn shown(value: &PinValue) -> Value {
 /// is named several times gets several values.
 fn update(devices: &Devices, device: &Device, query: &Query) -> Result<Response, Refused> {
     let mut writes: Vec<(Pin, Vec<&str>)> = Vec::new();
-    if let Some(pin) = query.one("pin") {
-        writes.push((find(device, pin)?, query.all("value").collect()));
+    if let Some(pin) = query.pin("`&V1=VALUE&V2=VALUE` for several pins")? {
+        let values: Option<Vec<_>> = query.all("value").collect();
+        writes.push((find(device, pin)?, values.unwrap_or_default()));
     }
     for (name, value) in query.beside(&["token", "pin", "value"]) {
         let pin = find(device, name)?;
+        let value = value.ok_or_else(|| Refused::wrong(NO_VALUE))?;
         match writes.iter_mut().find(|(other, _)| *other == pin) {
             Some((_, values)) => values.push(value),
             None => writes.push((pin, vec![value])),
         }
     }
     if writes.is_empty() || writes.iter().any(|(_, values)| values.is_empty()) {
-        let says = "no value is given: expected `&V1=VALUE` or `&pin=V1&value=VALUE`";
-        return Err(Refused::wrong(says));
+        return Err(Refused::wrong(NO_VALUE));
     }
     for (index, (pin, values)) in writes.iter().enumerate() {
         let value = PinValue::from_texts(values);
-        if let Err(why) = devices.write(&device.name, *pin, value) {
-            return Err(match index {
-                0 => why,
-                _ => {
-                    let rest = format!("{pin} was not written, nor what stands behind it");
-                    Refused::new(why.status, format!("{}; {rest}", why.says))
-                }
-            });
+        if let Err(mut why) = devices.write(&device.name, *pin, value) {
+            if index > 0 {
+                let rest = format!("; {pin} was not written, nor what stands behind it");
+                why.says.to_mut().push_str(&rest);
+            }
+            return Err(why);
         }
     }
     Ok(nothing(StatusCode::OK))
@@ -200,10 +213,11 @@ fn update(devices: &Devices, device: &Device, query: &Query) -> Result<Response,
 
 /// Sets properties of a pin: all that are named.
 fn update_property(devices: &Devices, device: &Device, query: &Query) -> Result<Response, Refused> {
-    let pin = query
-        .one("pin")
-        .ok_or_else(|| Refused::wrong("`pin` is missing"))?;
-    let pin = find(device, pin)?;
+    let pin = query.pin("one pin at a time")?;
+    let pin = find(
+        device,
+        pin.ok_or_else(|| Refused::wrong("`pin` is missing"))?,
+    )?;
     let mut properties = Vec::new();
     let mut names: Vec<&str> = Vec::new();
     for (name, _) in query.beside(&["token", "pin"]) {
@@ -212,7 +226,7 @@ fn update_property(devices: &Devices, device: &Device, query: &Query) -> Result<
         }
     }
     for name in names {
-        let value = PinValue::from_texts(query.all(name));
+        let value = PinValue::from_texts(query.all(name).map(Option::unwrap_or_default));
         let property = Property::new(pin, name, value);
         properties.push(property.map_err(|error| Refused::wrong(error.to_string()))?);
     }
@@ -245,37 +259,59 @@ fn log_event(devices: &Devices, device: &Device, query: &Query) -> Result<Respon
     }
 }
 
-/// What a query says, all of it text.
-struct Query(Vec<(String, String)>);
+/// What a query says, all of it text; a name without `=` has no value.
+struct Query(Vec<(String, Option<String>)>);
 
 impl Query {
     fn read(query: &str) -> Result<Query, Refused> {
-        let text = |(name, value): (String, Result<String, _>)| match value {
+        let text = |(name, value): (String, Given)| match value.transpose() {
             Ok(value) => Ok((name, value)),
             Err(_) => Err(Refused::wrong(format!(
                 "the value of `{}` is no UTF-8",
                 short(&name)
             ))),
         };
-        pairs(query).map(text).collect::<Result<_, _>>().map(Query)
+        // What keeps caches away.
+        let pairs = pairs(query).filter(|(name, _)| name != "_");
+        pairs.map(text).collect::<Result<_, _>>().map(Query)
     }
 
-    fn one<'a>(&'a self, wanted: &'a str) -> Option<&'a str> {
-        self.all(wanted).next()
+    /// The first of this name.
+    fn one(&self, wanted: &str) -> Option<&str> {
+        self.all(wanted).next().map(Option::unwrap_or_default)
     }
 
-    fn all<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a str> {
+    fn all(&self, wanted: &str) -> impl Iterator<Item = Option<&str>> {
         let pairs = self.0.iter().filter(move |(name, _)| name == wanted);
-        pairs.map(|(_, value)| value.as_str())
+        pairs.map(|(_, value)| value.as_deref())
+    }
+
+    /// The one `pin`, if there is any; `expected` instead of two.
+    fn pin(&self, expected: &str) -> Result<Option<&str>, Refused> {
+        match self.all("pin").count() {
+            0 | 1 => Ok(self.one("pin")),
+            _ => Err(Refused::wrong(format!(
+                "`pin` is there twice: expected {expected}"
+            ))),
+        }
     }
 
     /// All but these.
-    fn beside<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = (&'a str, &'a str)> {
-        let pairs = self
-            .0
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()));
+    fn beside(&self, known: &[&str]) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let pairs = self.0.iter();
+        let pairs = pairs.map(|(name, value)| (name.as_str(), value.as_deref()));
         pairs.filter(|(name, _)| !known.contains(name))
+    }
+
+    /// Whether it names a datastream, as the cloud has them.
+    fn names_stream(&self) -> bool {
+        let of_cloud = ["dataStreamId", "dataStreamName"];
+        let is_stream = |name: &str| {
+            of_cloud
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(name))
+        };
+        self.0.iter().any(|(name, _)| is_stream(name))
     }
 }
 
@@ -295,14 +331,9 @@ fn short(text: &str) -> String {
 }
 
 fn error(status: StatusCode, says: &str) -> Response {
-    json(status, &json!({"error": {"message": says}}))
+    answer::json(status, &json!({"error": {"message": says}}))
 }
 
-fn plain(text: String) -> Response {
-    with_body(StatusCode::OK, "text/plain;charset=utf-8", text)
-}
-
-fn json(status: StatusCode, value: &Value) -> Response {
-    let kind = "application/json;charset=utf-8";
-    with_body(status, kind, value.to_string())
+fn json(value: &Value) -> Response {
+    answer::json(StatusCode::OK, value)
 }

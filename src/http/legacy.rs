@@ -4,8 +4,10 @@
 //! What belonged to the phone app is not there: no app is ever connected, and there
 //! is no history.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
@@ -14,10 +16,12 @@ use axum::response::Response;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::answer::{self, json_of_items, nothing, open_to_pages, preflight};
+use super::body::{body, is_too_large};
+use super::counters::{Api, Reason};
 use super::query::{decode, pairs};
-use super::token::{
-    Devices, Refused, body, is_too_large, nothing, open_to_pages, peer, preflight, with_body,
-};
+use super::refusal::Refused;
+use super::token::{Devices, peer};
 use super::unknown;
 use crate::model::{Device, EventCode, Pin, PinKind, PinValue, Property, PropertyName, Token};
 
@@ -26,6 +30,9 @@ const METHODS: [Method; 3] = [Method::GET, Method::PUT, Method::POST];
 
 /// Longest text of a notification, in characters.
 const MAX_NOTICE: usize = 255;
+
+/// Most of a body that is shown to who has sent it, in bytes.
+const MAX_SHOWN: usize = 4 * 1024;
 
 /// Answers a request for a path that is nobody else's.
 pub(super) async fn answer(devices: Arc<Devices>, request: Request) -> Response {
@@ -36,11 +43,9 @@ pub(super) async fn answer(devices: Arc<Devices>, request: Request) -> Response 
         _ => return unknown(),
     };
     if let Some(endpoint) = Endpoint::find(request.method(), rest) {
-        let answer = match ask(&devices, token, endpoint, request).await {
-            Ok(response) => response,
-            Err(refused) => refused.answer(text),
-        };
-        return open_to_pages(answer);
+        devices.tally.receive(Api::Legacy);
+        let answered = ask(&devices, token, endpoint, request).await;
+        return open_to_pages(devices.answer(answered, text));
     }
     let there_is = |method: &&Method| Endpoint::find(method, rest).is_some();
     let methods: Vec<_> = METHODS
@@ -51,9 +56,10 @@ pub(super) async fn answer(devices: Arc<Devices>, request: Request) -> Response 
     if methods.is_empty() && token.parse::<Token>().is_err() {
         return unknown();
     }
+    devices.tally.receive(Api::Legacy);
     open_to_pages(match request.method() {
         &Method::OPTIONS if !methods.is_empty() => preflight(&methods.join(", ")),
-        _ => nothing(StatusCode::NOT_FOUND),
+        _ => devices.answer(Err(Refused::new(StatusCode::NOT_FOUND, "")), text),
     })
 }
 
@@ -74,6 +80,8 @@ enum Endpoint<'a> {
     Notify,
     Email,
     History(&'a str),
+    /// A picture of a code for the app.
+    Qr,
 }
 
 impl<'a> Endpoint<'a> {
@@ -91,6 +99,7 @@ impl<'a> Endpoint<'a> {
             ("POST", ["notify"]) => Endpoint::Notify,
             ("POST", ["email"]) => Endpoint::Email,
             ("GET", &["data", pin]) => Endpoint::History(pin),
+            ("GET", ["qr"]) => Endpoint::Qr,
             _ => return None,
         })
     }
@@ -102,11 +111,10 @@ impl<'a> Endpoint<'a> {
 
     /// The texts that a body of JSON has for it. Of `extra/pin` that is the first
     /// value, of `email` the receiver, the subject and the text.
-    fn read(self, body: &[u8]) -> Result<Vec<String>, Misread> {
+    fn read(self, body: &[u8]) -> Result<Vec<Cow<'_, str>>, Misread> {
         let texts = match self {
             Endpoint::WriteExtra(_) => {
                 let items: Vec<HashMap<String, &RawValue>> = parse(body)?;
-                let value = |item: HashMap<String, &RawValue>| scalar(item.get("value")?);
                 let values: Option<Vec<_>> = items.into_iter().map(value).collect();
                 values.map(|mut values| {
                     values.truncate(1);
@@ -138,21 +146,26 @@ fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Misread> {
 }
 
 /// These fields of an object; one that is missing is empty.
-fn fields(body: &[u8], names: &[&str]) -> Result<Option<Vec<String>>, Misread> {
+fn fields<'a>(body: &'a [u8], names: &[&str]) -> Result<Option<Vec<Cow<'a, str>>>, Misread> {
     let object: HashMap<String, &RawValue> = parse(body)?;
     let field = |name: &&str| match object.get(*name) {
         Some(value) if value.get() != "null" => scalar(value),
-        _ => Some(String::new()),
+        _ => Some(Cow::Borrowed("")),
     };
     Ok(names.iter().map(field).collect())
 }
 
+/// The text of an entry for the history.
+fn value<'a>(entry: HashMap<String, &'a RawValue>) -> Option<Cow<'a, str>> {
+    scalar(entry.get("value")?)
+}
+
 /// The text of a JSON string, number or boolean; a number keeps its digits.
-fn scalar(json: &RawValue) -> Option<String> {
+fn scalar(json: &RawValue) -> Option<Cow<'_, str>> {
     let json = json.get();
     match json.as_bytes().first()? {
-        b'"' => serde_json::from_str(json).ok(),
-        b'-' | b'0'..=b'9' | b't' | b'f' => Some(json.to_owned()),
+        b'"' => serde_json::from_str(json).ok().map(Cow::Owned),
+        b'-' | b'0'..=b'9' | b't' | b'f' => Some(Cow::Borrowed(json)),
         _ => None,
     }
 }
@@ -162,7 +175,8 @@ impl Misread {
         let says = match self {
             Misread::Null => String::new(),
             Misread::Wrong => {
-                let body = String::from_utf8_lossy(body);
+                let shown = body.get(..MAX_SHOWN).unwrap_or(body);
+                let body = String::from_utf8_lossy(shown);
                 format!("Error parsing body param. {body}")
             }
         };
@@ -188,15 +202,28 @@ async fn ask(
     let query = request.uri().query().unwrap_or_default().to_owned();
     // Before it is told: how much of a body is read depends on it.
     let login = devices.log_in(token, peer(&request));
-    let mut sent = Vec::new();
-    if endpoint.has_body() {
-        sent = match body(request, login.is_ok()).await {
-            Ok(body) => endpoint.read(&body).map_err(|misread| misread.of(&body))?,
-            Err(refused) if login.is_ok() => return Err(refused),
-            Err(_) => sent,
-        };
+    if !endpoint.has_body() {
+        return perform(devices, &*login?, endpoint, &query, &[]);
     }
-    perform(devices, &*login?, endpoint, &query, sent)
+    let hub = &devices.hub;
+    if let Ok(device) = &login {
+        hub.check_rate(&device.name, Instant::now())?;
+    }
+    let body = match body(request, login.is_ok()).await {
+        Ok(body) => body,
+        Err(refused) => return Err(login.err().unwrap_or(refused)),
+    };
+    let sent = endpoint.read(&body).map_err(|misread| misread.of(&body));
+    let (device, sent) = match (login, sent) {
+        (Err(_), Err(misread)) => return Err(misread),
+        (login, sent) => (login?, sent),
+    };
+    let done = sent.and_then(|sent| perform(devices, &device, endpoint, &query, &sent));
+    if done.as_ref().is_err_and(|why| why.reason != Reason::Rate) {
+        // It was read for nothing, which is as much work as a write.
+        let _ = hub.charge(&device.name, 1, Instant::now());
+    }
+    done
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
@@ -211,7 +238,7 @@ fn perform(
     device: &Device,
     endpoint: Endpoint<'_>,
     query: &str,
-    sent: Vec<String>,
+    sent: &[Cow<'_, str>],
 ) -> Result<Response, Refused> {
     let (hub, name) = (&devices.hub, &device.name);
     let done = nothing(StatusCode::OK);
@@ -234,7 +261,7 @@ fn perform(
             devices.write(name, pin, PinValue::from_texts(sent))?;
             done
         }
-        Endpoint::Project => json(&project(devices, device)),
+        Endpoint::Project => project(devices, device)?,
         Endpoint::IsHardwareConnected => json(&json!(hub.is_connected(name))),
         Endpoint::IsAppConnected => json(&json!(false)),
         Endpoint::Clock => json(&json!([hub.wall_clock(jiff::Timestamp::now())])),
@@ -248,7 +275,7 @@ fn perform(
         }
         Endpoint::Email => {
             // In the old order: whether anybody listens comes first.
-            let is_whole = !sent.iter().take(2).any(String::is_empty);
+            let is_whole = !sent.iter().take(2).any(|text| text.is_empty());
             if is_whole || !hub.has_listener(name, &code("email")) {
                 tell(devices, device, "email", sent, "No email widget.")?;
                 return Ok(done);
@@ -260,6 +287,7 @@ fn perform(
             find(device, pin)?;
             return Err(Refused::wrong("No data."));
         }
+        Endpoint::Qr => return Err(Refused::wrong("No data.")),
     })
 }
 
@@ -274,7 +302,7 @@ fn tell(
     devices: &Devices,
     device: &Device,
     event: &str,
-    sent: Vec<String>,
+    sent: &[Cow<'_, str>],
     says: &'static str,
 ) -> Result<(), Refused> {
     let value = PinValue::from_texts(sent);
@@ -292,7 +320,8 @@ fn code(event: &str) -> EventCode {
 fn update(devices: &Devices, device: &Device, pin: Pin, query: &str) -> Result<(), Refused> {
     let given = |wanted: &str| -> Result<Option<PinValue>, Refused> {
         let values = pairs(query).filter(|(name, _)| name == wanted);
-        let texts: Result<Vec<_>, _> = values.map(|(_, value)| value).collect();
+        let texts = values.map(|(_, value)| value.unwrap_or(Ok(String::new())));
+        let texts: Result<Vec<_>, _> = texts.collect();
         let texts = texts.map_err(|_| Refused::wrong(format!("`{wanted}` is no UTF-8")))?;
         Ok((!texts.is_empty()).then(|| PinValue::from_texts(texts)))
     };
@@ -312,48 +341,113 @@ fn update(devices: &Devices, device: &Device, pin: Pin, query: &str) -> Result<(
 
 /// What the old server had as the project of the device: itself, and a widget for
 /// each pin that has a value or a name.
-fn project(devices: &Devices, device: &Device) -> Value {
-    let values = devices.hub.values(&device.name).into_iter();
+fn project(devices: &Devices, device: &Device) -> Result<Response, Refused> {
+    let values = devices.read(&device.name, |_| true)?;
     let mut pins: BTreeMap<Pin, Option<PinValue>> =
         device.pin_names.keys().map(|pin| (*pin, None)).collect();
-    pins.extend(values.map(|(pin, value)| (pin, Some(value))));
-    let widget = |(pin, value): (Pin, Option<PinValue>)| {
+    pins.extend(values.into_iter().map(|(pin, value)| (pin, Some(value))));
+    let pins: Vec<_> = pins.into_iter().collect();
+    let names = device.pin_names.clone();
+    let widget = move |(pin, value): (Pin, Option<PinValue>)| {
         let kind = match pin.kind {
             PinKind::Virtual => "VIRTUAL",
             PinKind::Digital => "DIGITAL",
             PinKind::Analog => "ANALOG",
         };
         let mut widget = json!({"deviceId": 0, "pinType": kind, "pin": pin.number});
-        if let Some(name) = device.pin_names.get(&pin) {
+        if let Some(name) = names.get(&pin) {
             widget["label"] = json!(name);
         }
         if let Some(value) = value {
             widget["value"] = json!(value.as_wire());
         }
-        widget
+        widget.to_string()
     };
     let status = match devices.hub.is_connected(&device.name) {
         true => "ONLINE",
         false => "OFFLINE",
     };
     let name = device.name.as_str();
-    json!({
-        "id": 1,
-        "name": name,
-        "isActive": true,
-        "devices": [{"id": 0, "name": name, "status": status}],
-        "widgets": pins.into_iter().map(widget).collect::<Vec<_>>(),
-    })
+    let devices = json!([{"id": 0, "name": name, "status": status}]);
+    let head = format!(
+        r#"{{"id":1,"name":{},"isActive":true,"devices":{devices},"widgets":["#,
+        json!(name)
+    );
+    Ok(json_of_items(head, pins.into_iter().map(widget), "]}"))
 }
 
 fn text(status: StatusCode, says: &str) -> Response {
     match says {
         "" => nothing(status),
-        _ => with_body(status, "text/plain;charset=utf-8", says.to_owned()),
+        _ => answer::plain(status, says.to_owned()),
     }
 }
 
 fn json(value: &Value) -> Response {
-    let kind = "application/json;charset=utf-8";
-    with_body(StatusCode::OK, kind, value.to_string())
+    answer::json(StatusCode::OK, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use axum::http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
+    use futures_util::stream;
+
+    use super::super::counters::Tally;
+    use super::super::token::Peer;
+    use super::*;
+    use crate::access::{Access, DeviceLogin, Filters, Gossip, Settings};
+    use crate::hub::{self, Hub, Routes};
+    use crate::model::device::tests as devices;
+    use crate::model::mask::Mask;
+
+    const TOKEN: &str = "porch-token-12345";
+
+    fn devices() -> Arc<Devices> {
+        let device = Arc::new(devices::device("porch", TOKEN));
+        let login = DeviceLogin {
+            device: Arc::clone(&device),
+            publish: Filters::default(),
+            subscribe: Filters::default(),
+        };
+        let access = Access::new(Settings {
+            devices: vec![login],
+            users: Vec::new(),
+        });
+        let routes = Routes {
+            devices: vec![device],
+            webhooks: Vec::new(),
+            zone: jiff::tz::TimeZone::UTC,
+            owner_email: None,
+        };
+        Arc::new(Devices {
+            hub: Hub::new(hub::Settings {
+                routes,
+                writes_per_second: 0,
+                value: 100,
+                first_id: 1,
+            }),
+            access: Arc::new(access),
+            gossip: Arc::new(Gossip::new(Mask::default())),
+            tally: Tally::default(),
+        })
+    }
+
+    /// product.md §7: what ends a request is told to a page like everything else.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_ends_the_request_in_words_that_a_page_can_read() {
+        let body = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::put(format!("/{TOKEN}/pin/V1"))
+            .header(CONTENT_TYPE, "application/json")
+            .extension(Peer(([127, 0, 0, 1], 5000).into()))
+            .body(body);
+
+        let response = answer(devices(), request.unwrap()).await;
+
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+        let anywhere = &response.headers()[ACCESS_CONTROL_ALLOW_ORIGIN];
+        assert_eq!(anywhere, "*");
+        let body = axum::body::to_bytes(response.into_body(), 100).await;
+        assert_eq!(body.unwrap(), "the request took too long");
+    }
 }

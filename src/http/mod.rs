@@ -1,13 +1,17 @@
 //! HTTP: the two Blynk HTTP APIs, `/healthz`, `/metrics`, and the WebSockets, behind
 //! which others speak (product.md §3, §6 and §7). Knows nothing of what goes over those.
 
+mod answer;
 mod audience;
+mod body;
 mod cloud;
+mod counters;
 mod health;
 mod legacy;
 mod metrics;
 mod patience;
 mod query;
+mod refusal;
 mod token;
 mod upgrade;
 mod websocket;
@@ -40,6 +44,7 @@ use crate::hub::Hub;
 use crate::model::metric::Metric;
 use crate::net::{Place, Stream};
 use audience::OnLoopback;
+use counters::Tally;
 use patience::Patience;
 use token::{Devices, Peer};
 use upgrade::Agreed;
@@ -73,6 +78,9 @@ const MAX_HEAD: usize = 16 * 1024;
 
 /// What is said of a body that is larger.
 const TOO_LARGE: &str = "a request may have 512 KiB, not more";
+
+/// What is said of a request that takes longer.
+const TOO_SLOW: &str = "the request took too long";
 
 /// Takes over a WebSocket, with its client's address and its place among the
 /// connections.
@@ -119,14 +127,28 @@ impl Http {
     pub fn new(settings: Settings) -> Http {
         let connections = TaskTracker::new();
         let health = Arc::new(settings.health);
+        let devices = Arc::new(Devices {
+            hub: settings.hub,
+            access: settings.access,
+            gossip: settings.gossip,
+            tally: Tally::default(),
+        });
         let (metrics, counted) = (Arc::new(settings.metrics), connections.clone());
+        let known = Arc::clone(&devices);
         let show = move |request: Request| {
-            let counted = counted.clone();
-            let own = move || Metric::connections("http", counted.len());
+            let (counted, known) = (counted.clone(), Arc::clone(&known));
+            let own = move || {
+                let connections = Metric::connections("http", counted.len());
+                [connections]
+                    .into_iter()
+                    .chain(known.tally.metrics())
+                    .collect()
+            };
             metrics::answer(Arc::clone(&metrics), own, request)
         };
-        // Any `Origin` may come to a WebSocket: what a page of another site could do
-        // there, it could do only with a login, which no browser adds by itself.
+        // Any `Origin` may come to a WebSocket: no browser adds a login by itself, so a
+        // page of another site gets somewhere only if it knows one. The demonstration
+        // token everybody knows: where it is, a page that is open on this machine does.
         let upgrade = |sockets: WebSockets| {
             let sockets = Arc::new(sockets);
             get(move |request| upgrade::answer(request, Arc::clone(&sockets)))
@@ -141,20 +163,18 @@ impl Http {
                 .route("/websocket", blynk.clone())
                 .route("/websockets", blynk);
         }
-        let devices = Arc::new(Devices {
-            hub: settings.hub,
-            access: settings.access,
-            gossip: settings.gossip,
-        });
         let owners = Arc::clone(&devices);
-        let cloud = move |request| cloud::answer(Arc::clone(&devices), request);
+        let cloud =
+            any(move |request: Request| std::future::ready(cloud::answer(&devices, &request)));
         let legacy = move |request| legacy::answer(Arc::clone(&owners), request);
         // The two APIs, which come behind the layer, have words of their own for a body
-        // that is too large.
+        // that is too large, or takes too long.
         let router = router
             .method_not_allowed_fallback(wrong_method)
             .layer(middleware::from_fn(limit))
-            .route("/external/api/{*call}", any(cloud))
+            .route("/external/api", cloud.clone())
+            .route("/external/api/", cloud.clone())
+            .route("/external/api/{*call}", cloud)
             .fallback(legacy);
         Http {
             router,
@@ -199,17 +219,11 @@ impl Http {
             let answering = router.call(request);
             let agreeing = Arc::clone(&agreeing);
             Box::pin(async move {
-                let mut response = match timeout(REQUEST_TIME, answering).await {
-                    Ok(answered) => answered?,
-                    Err(_) => sentence(
-                        StatusCode::REQUEST_TIMEOUT,
-                        "the request took too long".to_owned(),
-                    ),
-                };
+                let mut response = answering.await?;
                 if let Some(Agreed(sockets)) = response.extensions_mut().remove() {
                     let _ = agreeing.set(sockets);
                 }
-                token::hold_back(&mut response).await;
+                refusal::hold_back(&mut response).await;
                 Ok::<_, std::convert::Infallible>(response)
             })
         });
@@ -258,14 +272,17 @@ async fn linger(stream: &mut Stream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Refuses bodies that are too large: at once if the length is declared, else when
-/// whoever reads the body comes to that point.
+/// Refuses what takes too long, and bodies that are too large: at once if the length is
+/// declared, else when whoever reads the body comes to that point.
 async fn limit(request: Request, next: Next) -> Response {
-    if token::is_too_large(request.headers()) {
+    if body::is_too_large(request.headers()) {
         return sentence(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE.to_owned());
     }
     let limited = request.map(|body| Body::new(Limited::new(body, MAX_BODY)));
-    next.run(limited).await
+    match timeout(REQUEST_TIME, next.run(limited)).await {
+        Ok(response) => response,
+        Err(_) => sentence(StatusCode::REQUEST_TIMEOUT, TOO_SLOW.to_owned()),
+    }
 }
 
 /// Does not repeat the path, which may have a token in it.

@@ -1,20 +1,25 @@
 //! Queries and path segments as forms write them: `+` for a blank in a query,
 //! percent escapes in both. What is no UTF-8 then is told apart from what is, which
-//! the library that decodes queries elsewhere does not do.
+//! the library that reads whole queries elsewhere does not do.
 
-/// A text that is no UTF-8 when it is decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NoUtf8;
+use std::str::Utf8Error;
 
-/// The pairs of a query in the order in which they stand; a name without `=` has an
-/// empty value.
-pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, Result<String, NoUtf8>)> {
+use percent_encoding::percent_decode_str;
+
+/// The value of a name in a query, if it has a `=`.
+pub(super) type Given = Option<Result<String, Utf8Error>>;
+
+/// The pairs of a query in the order in which they stand.
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, Given)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     pairs.filter_map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = match pair.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (pair, None),
+        };
+        let read = |text: &str| decode(&text.replace('+', " "));
         // A name that is no text is the name of nothing.
-        let name = decode(&name.replace('+', " ")).ok()?;
-        Some((name, decode(&value.replace('+', " "))))
+        Some((read(name).ok()?, value.map(read)))
     })
 }
 
@@ -23,21 +28,9 @@ pub(super) fn pairs(query: &str) -> impl Iterator<Item = (String, Result<String,
 /// # Errors
 ///
 /// When the bytes are no UTF-8.
-pub(super) fn decode(text: &str) -> Result<String, NoUtf8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, behind)) = rest.split_first() {
-        let escaped = (byte == b'%').then(|| escape(behind)).flatten();
-        decoded.push(escaped.unwrap_or(byte));
-        rest = &behind[if escaped.is_some() { 2 } else { 0 }..];
-    }
-    String::from_utf8(decoded).map_err(|_| NoUtf8)
-}
-
-/// The byte of which these are the two digits.
-fn escape(digits: &[u8]) -> Option<u8> {
-    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
-    u8::try_from(digit(0)? * 16 + digit(1)?).ok()
+pub(super) fn decode(text: &str) -> Result<String, Utf8Error> {
+    let text = percent_decode_str(text).decode_utf8();
+    text.map(std::borrow::Cow::into_owned)
 }
 
 #[cfg(test)]
@@ -46,14 +39,19 @@ mod tests {
 
     #[test]
     fn a_query_is_read_as_forms_write_it() {
-        let read = |query| -> Vec<_> { pairs(query).collect() };
-        let pair = |name: &str, value: &str| (name.to_owned(), Ok(value.to_owned()));
+        let read = |query| -> Vec<_> {
+            let is_text = |given: Given| given.map(Result::ok);
+            let pairs = pairs(query);
+            pairs.map(|(name, value)| (name, is_text(value))).collect()
+        };
+        let given = |name: &str, value| (name.to_owned(), value);
+        let pair = |name: &str, value: &str| given(name, Some(Some(value.to_owned())));
 
         for (query, expected) in [
             ("", vec![]),
             (
                 "a=1&a=2&b",
-                vec![pair("a", "1"), pair("a", "2"), pair("b", "")],
+                vec![pair("a", "1"), pair("a", "2"), given("b", None)],
             ),
             ("&&a=&=x", vec![pair("a", ""), pair("", "x")]),
             (
@@ -72,7 +70,7 @@ mod tests {
             ),
             (
                 "v=%FF&w=%EF%BF%BD",
-                vec![("v".to_owned(), Err(NoUtf8)), pair("w", "\u{FFFD}")],
+                vec![given("v", Some(None)), pair("w", "\u{FFFD}")],
             ),
             ("%FF=1&b=2", vec![pair("b", "2")]),
         ] {

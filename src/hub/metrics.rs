@@ -1,5 +1,7 @@
 //! The hub's numbers for `/metrics` (product.md §7).
 
+use std::collections::BTreeMap;
+
 use super::{Counts, Hub};
 use crate::model::gate;
 use crate::model::metric::Metric;
@@ -9,7 +11,7 @@ use crate::model::{Outcome, WebhookName};
 struct Numbers {
     devices: usize,
     online: usize,
-    webhooks: Vec<(WebhookName, Counts)>,
+    webhooks: BTreeMap<WebhookName, Counts>,
 }
 
 impl Hub {
@@ -19,6 +21,11 @@ impl Hub {
     pub fn metrics(&self) -> Vec<Metric> {
         // The texts are made without the lock.
         self.numbers().metrics()
+    }
+
+    /// The numbers of all webhooks.
+    pub fn snapshot(&self) -> BTreeMap<WebhookName, Counts> {
+        self.numbers().webhooks
     }
 
     fn numbers(&self) -> Numbers {

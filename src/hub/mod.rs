@@ -300,13 +300,6 @@ impl Hub {
         self.lock().webhooks.values().cloned().collect()
     }
 
-    /// The numbers of all webhooks.
-    pub fn snapshot(&self) -> BTreeMap<WebhookName, Counts> {
-        let state = self.lock();
-        let counts = |(name, inbox): (&WebhookName, &Arc<Inbox>)| (name.clone(), inbox.counts());
-        state.webhooks.iter().map(counts).collect()
-    }
-
     /// Refuses writes from here on, and ends what waits as `shutdown`.
     pub fn stop(&self, now: Instant) {
         let mut guard = self.lock();

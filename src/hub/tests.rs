@@ -382,6 +382,19 @@ fn a_stopping_hub_refuses_writes_and_ends_what_waits() {
 }
 
 #[test]
+fn what_costs_more_than_a_write_takes_what_is_left() {
+    let world = world(Vec::new());
+    let porch = "porch".parse().unwrap();
+    let charge = |writes| world.hub.charge(&porch, writes, world.now);
+
+    // Of a burst of ten.
+    assert_eq!(charge(8), Ok(()));
+    assert_eq!(charge(8), Ok(()));
+
+    assert_eq!(charge(1), Err(WriteError::TooMany(5)));
+}
+
+#[test]
 fn an_answer_has_the_pins_that_were_written() {
     let world = world(vec![]);
     world.write("porch", "V1", "1", Source::Hardware).unwrap();

@@ -325,6 +325,24 @@ impl Hub {
         Ok(())
     }
 
+    /// Counts something that is no write and costs as much: as one, and as more up to
+    /// `writes` where so many are left.
+    ///
+    /// # Errors
+    ///
+    /// As [`answer`](Self::answer).
+    pub fn charge(&self, name: &DeviceName, writes: usize, now: Instant) -> Result<(), WriteError> {
+        let mut state = self.lock();
+        let Some(device) = state.devices.get_mut(name) else {
+            return Err(WriteError::UnknownDevice(name.clone()));
+        };
+        if !device.bucket.take(now) {
+            return Err(self.refuse(device, self.too_many(), now));
+        }
+        let _ = (1..writes).all(|_| device.bucket.take(now));
+        Ok(())
+    }
+
     /// Whether the device may write one more value, without taking it: asked before
     /// a long message is read for nothing.
     ///

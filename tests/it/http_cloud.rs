@@ -4,6 +4,8 @@
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
 
 use crate::support::child::Process;
 use crate::support::http::{Request, Response, config, start};
@@ -73,6 +75,9 @@ async fn what_was_written_is_read_again_in_either_spelling() {
             r#"{"V1":"","V2":"a b&°","V3":["1","2",""],"V4":["x","y"],"D13":"1","A0":"2"}"#,
         ),
         ("isHardwareConnected?token=TOKEN", JSON, "false"),
+        // What keeps caches away.
+        ("update?token=TOKEN&v1=5&_=1700000000", "", ""),
+        ("get?token=TOKEN&v1&_=1700000000", PLAIN, "5"),
     ] {
         let response = call(http, asked).await;
 
@@ -88,9 +93,12 @@ async fn what_was_written_is_read_again_in_either_spelling() {
 #[tokio::test]
 async fn what_is_wrong_is_said_in_a_sentence_and_changes_nothing() {
     let (mut pinhook, http) = start("limits: {value: 100B}\n").await;
+    let no_call = "there is no such call; there are get, getAll, update, batch/update, \
+                   update/property, isHardwareConnected, logEvent";
     let long = format!("update?token=TOKEN&v1={}", "x".repeat(101));
     let behind = format!("batch/update?token=TOKEN&v9=1&v1={}&v2=3", "x".repeat(101));
     let no_value = "no value is given: expected `&V1=VALUE` or `&pin=V1&value=VALUE`";
+    let no_streams = "pinhook has pins and no datastreams: expected `&V1` or `&pin=V1`";
     for (asked, status, says) in [
         ("get?token=wrong-token&v1", 400, "Invalid token."),
         ("get?v1", 400, "`token` is missing"),
@@ -111,12 +119,30 @@ async fn what_is_wrong_is_said_in_a_sentence_and_changes_nothing() {
             400,
             "pin `v256`: expected V, D or A and a number up to 255, as in V1, or a pin's name",
         ),
+        ("get?token=TOKEN&dataStreamId=1", 400, no_streams),
         (
-            "get?token=TOKEN&dataStreamId=1",
+            "update?token=TOKEN&DataStreamName=a&value=1",
             400,
-            "pin `dataStreamId`: expected V, D or A and a number up to 255, as in V1, or a \
-             pin's name",
+            no_streams,
         ),
+        (
+            "update/property?token=TOKEN&dataStreamId=1&color=red",
+            400,
+            no_streams,
+        ),
+        (
+            "update?token=TOKEN&pin=V1&value=1&pin=V2&value=2",
+            400,
+            "`pin` is there twice: expected `&V1=VALUE&V2=VALUE` for several pins",
+        ),
+        (
+            "update/property?token=TOKEN&pin=V1&color=red&pin=V2",
+            400,
+            "`pin` is there twice: expected one pin at a time",
+        ),
+        ("update?token=TOKEN&v1", 400, no_value),
+        ("update?token=TOKEN&v2=1&v1", 400, no_value),
+        ("update?token=TOKEN&pin=v1&value", 400, no_value),
         ("update?token=TOKEN", 400, no_value),
         ("update?token=TOKEN&pin=V1", 400, no_value),
         ("update?token=TOKEN&value=1", 400, no_value),
@@ -167,12 +193,8 @@ async fn what_is_wrong_is_said_in_a_sentence_and_changes_nothing() {
             400,
             "event code `a b`: expected 1 to 64 characters of A-Z a-z 0-9 _ -",
         ),
-        (
-            "nowhere?token=TOKEN",
-            404,
-            "there is no such call; there are get, getAll, update, batch/update, \
-             update/property, isHardwareConnected, logEvent",
-        ),
+        ("nowhere?token=TOKEN", 404, no_call),
+        ("?token=TOKEN", 404, no_call),
     ] {
         let response = call(http, asked).await;
 
@@ -182,6 +204,8 @@ async fn what_is_wrong_is_said_in_a_sentence_and_changes_nothing() {
         let origin = response.header("access-control-allow-origin");
         assert_eq!(origin, Some("*"), "{asked}");
     }
+    let above = Request::new("GET /external/api").ask(http).await;
+    assert_eq!((above.status, message(&above).as_str()), (404, no_call));
     // All but what stood before a value that was too long.
     let all = call(http, "getAll?token=TOKEN").await;
     assert_eq!(all.body, r#"{"V9":"1"}"#);
@@ -290,6 +314,7 @@ async fn too_many_writes_are_refused_and_who_guesses_waits() {
     }
     let refused = refused.expect("100 writes within half a minute are too many");
     assert_eq!(refused.status, 429);
+    assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(
         message(&refused),
         "more than 1 writes a second (limits.writes_per_second)"
@@ -302,4 +327,92 @@ async fn too_many_writes_are_refused_and_who_guesses_waits() {
     let response = call(http, "get?token=wrong-token&v1").await;
     assert_eq!(message(&response), "Invalid token.");
     assert!(start.elapsed().as_secs() >= 1);
+}
+
+/// As `get/ds` does; a single value is read as often as one likes.
+#[tokio::test]
+async fn reading_several_values_counts_as_a_write() {
+    for several in ["getAll?token=TOKEN", "get?token=TOKEN&v1&v2"] {
+        let (_pinhook, http) = start("limits: {writes_per_second: 1}\n").await;
+        call(http, "update?token=TOKEN&v1=1").await;
+        let mut refused = None;
+        for _ in 0..100 {
+            let response = call(http, several).await;
+            if response.status != 200 {
+                refused = Some(response);
+                break;
+            }
+        }
+        let refused = refused.expect("100 reads within half a minute are too many");
+        assert_eq!(refused.status, 429, "{several}");
+        assert_eq!(
+            message(&refused),
+            "more than 1 writes a second (limits.writes_per_second)"
+        );
+
+        for _ in 0..20 {
+            let single = call(http, "get?token=TOKEN&v1").await;
+            assert_eq!(single.said(), (200, "1"));
+        }
+    }
+}
+
+/// Writes these pins, each of 16000 bytes that take six times as many in JSON.
+async fn fill(http: SocketAddr, pins: std::ops::Range<usize>) {
+    let value = json!(["\u{1}".repeat(16_000)]).to_string();
+    for pin in pins {
+        let request = Request::new(&format!("PUT /TOKEN/pin/V{pin}"));
+        let response = request.json(value.as_str()).ask(http).await;
+        assert_eq!(response.said(), (200, ""));
+    }
+}
+
+#[tokio::test]
+async fn a_response_has_a_mebibyte_of_values_and_not_more() {
+    let (_pinhook, http) = start("limits: {writes_per_second: 0}\n").await;
+    fill(http, 0..65).await;
+
+    let all = call(http, "getAll?token=TOKEN").await;
+    let values: Value = all.body.parse().expect("JSON");
+    let values = values.as_object().expect("an object");
+    assert_eq!(values.len(), 65);
+    let is_whole = |value: &Value| value.as_str().is_some_and(|text| text.len() == 16_000);
+    assert!(values.values().all(is_whole));
+
+    fill(http, 65..66).await;
+    let says = "the values of these pins have more than 1 MiB together: ask for fewer pins at a \
+                time";
+    let all = call(http, "getAll?token=TOKEN").await;
+    assert_eq!((all.status, message(&all).as_str()), (400, says));
+    let project = Request::new("GET /TOKEN/project").ask(http).await;
+    assert_eq!(project.said(), (400, says));
+    let fewer = call(http, "get?token=TOKEN&v0&v65").await;
+    assert_eq!(fewer.status, 200);
+}
+
+/// Who asks for everything and reads none of it has no copies of it kept.
+#[tokio::test]
+async fn who_does_not_read_takes_no_memory() {
+    let (pinhook, http) = start("limits: {writes_per_second: 0}\n").await;
+    fill(http, 0..60).await;
+    let before = pinhook.resident();
+    let mut idle = Vec::new();
+    for target in ["external/api/getAll?token=TOKEN", "TOKEN/project"] {
+        for _ in 0..20 {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            let mut stream = socket.connect(http).await.unwrap();
+            let request = Request::new(&format!("GET /{target}"));
+            stream.write_all(&request.bytes(true)).await.unwrap();
+            // It has come to the response.
+            stream.readable().await.unwrap();
+            idle.push(stream);
+        }
+    }
+
+    let well = Request::new("GET /healthz").ask(http).await;
+
+    assert_eq!(well.status, 200);
+    let grown = pinhook.resident().saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB");
 }

@@ -45,7 +45,6 @@ async fn each_case_of_the_table_is_answered_to_the_letter() {
         ("H7", request("GET /badtoken/get/x8"), 400, "Invalid token."),
         ("H8", request("GET /TOKEN/w/d8"), 404, ""),
         ("H8", request("GET /TOKEN/pin/v1"), 404, ""),
-        ("H8", request("GET /TOKEN/qr"), 404, ""),
         ("H8", request("GET /TOKEN"), 404, ""),
         ("H8", request("GET /TOKEN/get/v1/"), 404, ""),
         ("H8", request("HEAD /TOKEN/update/V1?value=9"), 404, ""),
@@ -107,6 +106,8 @@ async fn each_case_of_the_table_is_answered_to_the_letter() {
         ("§4", json("POST /TOKEN/email", "{}"), 400, "No email widget."),
         ("H31", request("GET /TOKEN/data/v111"), 400, "No data."),
         ("H31", request("GET /TOKEN/data/x"), 400, "Wrong pin format."),
+        ("R", request("GET /TOKEN/qr"), 400, "No data."),
+        ("R", request("GET /badtoken/qr"), 400, "Invalid token."),
     ];
     for (case, request, status, body) in cases {
         let response = request.ask(http).await;
@@ -330,6 +331,69 @@ async fn a_write_that_is_refused_says_why() {
         )
     );
     assert_eq!(refused.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(refused.header("retry-after"), Some("1"));
+}
+
+const TOO_MANY: &str = "more than 1 writes a second (limits.writes_per_second)";
+
+/// Asks until it is too much; then what else comes back.
+async fn ask_too_often(http: SocketAddr, request: &Request) -> Response {
+    for _ in 0..100 {
+        let response = request.ask(http).await;
+        if response.status == 429 {
+            return response;
+        }
+    }
+    panic!("100 requests within half a minute are not too many: {request:?}");
+}
+
+#[tokio::test]
+async fn who_writes_too_much_is_refused_before_the_body_is_read() {
+    let (_pinhook, http) = start("limits: {writes_per_second: 1}\n").await;
+    let write = Request::new("GET /TOKEN/update/V1?value=1");
+    let head = Request::new("PUT /TOKEN/pin/V1").header("Content-Type: application/json");
+    let head = head.header("Content-Length: 500000").bytes(true);
+    let mut response = String::new();
+
+    for _ in 0..10 {
+        ask_too_often(http, &write).await;
+        let mut stream = TcpStream::connect(http).await.unwrap();
+        stream.write_all(&head).await.unwrap();
+        response.clear();
+        let mut read = stream.take(13);
+        let read = tokio::time::timeout(PATIENCE / 10, read.read_to_string(&mut response));
+        // A place may have become free just then.
+        if read.await.is_ok() {
+            break;
+        }
+    }
+
+    assert_eq!(response, "HTTP/1.1 429 ");
+}
+
+/// What is read for nothing costs as much as what is written.
+#[tokio::test]
+async fn bodies_that_are_refused_count_as_writes() {
+    for body in ["[[1]]", r#"["way too long"]"#] {
+        let (_pinhook, http) = start("limits: {writes_per_second: 1, value: 9B}\n").await;
+        let request = Request::new("PUT /TOKEN/pin/V1").json(body);
+
+        assert_eq!(ask_too_often(http, &request).await.said(), (429, TOO_MANY));
+    }
+}
+
+/// As `get/ds` does; a single value is read as often as one likes.
+#[tokio::test]
+async fn reading_all_values_counts_as_a_write() {
+    let (_pinhook, http) = start("limits: {writes_per_second: 1}\n").await;
+    get(http, "/TOKEN/update/V1?value=1").await;
+    let project = Request::new("GET /TOKEN/project");
+
+    assert_eq!(ask_too_often(http, &project).await.said(), (429, TOO_MANY));
+
+    for _ in 0..20 {
+        assert_eq!(get(http, "/TOKEN/get/V1").await.said(), (200, r#"["1"]"#));
+    }
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ async fn few_guesses_of_an_address_wait_and_the_others_are_refused_at_once() {
         "too many requests with a wrong token from this address"
     );
     assert_eq!(response.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(response.header("retry-after"), Some("5"));
     assert_eq!(Request::new("GET /TOKEN/rtc").ask(http).await.status, 200);
     drop(waiting);
     // Who leaves waits no longer, and has no place any more.
@@ -139,12 +140,9 @@ async fn a_stop_ends_who_waits_for_a_refusal() {
         streams.push(stream);
     }
     // The first to wait has come through: the others are held back.
-    let mut first = [0; 1];
-    let read = streams.remove(0);
-    let mut read = read;
-    within("the first refusal", read.read(&mut first))
-        .await
-        .unwrap();
+    let mut first = streams.remove(0);
+    let read = first.read_u8();
+    within("the first refusal", read).await.unwrap();
 
     pinhook.signal("TERM").await;
 

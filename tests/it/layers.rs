@@ -35,7 +35,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that have one home, and where it is: the beginning of a path below `src/`.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("reqwest", &["dispatch/"]),
     ("minijinja", &["model/template"]),
     ("serde_saphyr", &["config/"]),
@@ -71,6 +71,7 @@ const HOMES: [(&str, &[&str]); 18] = [
     ),
     ("hyper_util", &["cli/demo", "dispatch/proxy.rs", "http/"]),
     ("http_body_util", &["cli/demo", "http/"]),
+    ("percent_encoding", &["http/"]),
     ("sd_notify", &["cli/run.rs", "app.rs"]),
 ];
 
