@@ -276,7 +276,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             return;
         }
         if self.hold_until.take().is_some() {
-            self.send_modes();
+            self.send_modes(now);
         }
         while let Some(frame) = self.outbox().pop() {
             // The sketch may have said meanwhile that it takes less.
@@ -300,17 +300,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let limit = self.outbox().limit(&device);
         if size > limit {
             self.shared.sketches.miss(&device, size, limit);
-            let line = format!("a value does not fit the sketch: {size} > {limit} bytes");
+            let line = format!("a frame does not fit the sketch: {size} > {limit} bytes");
             self.shared.hub.diag(&device.name, &line, now);
         }
         size <= limit
     }
 
     /// Tells the sketch what its pins are for.
-    fn send_modes(&mut self) {
+    fn send_modes(&mut self, now: Instant) {
         let device = self.device();
-        for body in modes(&device, self.outbox().limit(&device) - HEADER) {
-            if let Some(frame) = command(code::HARDWARE, MODES, &body) {
+        let most = self.outbox().limit(&device).saturating_sub(HEADER);
+        for body in modes(&device, most) {
+            let frame = command(code::HARDWARE, MODES, &body);
+            if let Some(frame) = frame.filter(|frame| self.fits(frame.len(), now)) {
                 self.send(frame);
             }
         }

@@ -268,6 +268,10 @@ async fn the_modes_of_pins_come_behind_the_introduction_or_after_a_second_in_fra
     assert_eq!(small.hear().await, heard(code::HARDWARE, 1, "pm·1·out"));
     assert_eq!(small.hear().await, heard(code::HARDWARE, 1, "pm·6·in"));
     assert!(begun.elapsed() < Duration::from_secs(1));
+
+    let mut tiny = Sketch::introduce(&blynk, PORCH, "ver·1·buff-in·3").await;
+    tiny.say(code::PING, 3, "").await;
+    assert_eq!(tiny.hear().await, heard(code::RESPONSE, 3, "200"));
 }
 
 #[tokio::test(start_paused = true)]
