@@ -2,14 +2,14 @@
 //! the device.
 //!
 //! ```text
-//!     devices, programs                       third-party HTTP services
-//!           MQTT                                          ^
-//!            |                                            | request
-//!     +------v-------+  1 write  +-----+  2 delivery  +---+------+
-//!     | mqtt, broker |---------->| hub |------------->| dispatch |
-//!     |              |<----------|     |<-------------| a worker |
-//!     +--------------+ 4 downlink+-----+  3 outcome   | per hook |
-//!                      and news                       +----------+
+//!   devices, sketches, programs                  third-party HTTP services
+//!     MQTT      Blynk   HTTP                                 ^
+//!       |         |       |                                  | request
+//!     +-v----+ +--v--+ +--v-+  1 write  +-----+  2 delivery  +---+------+
+//!     | mqtt | |blynk| |http|---------->| hub |------------->| dispatch |
+//!     |broker| |     | |    |<----------|     |<-------------| a worker |
+//!     +------+ +-----+ +----+ 4 downlink+-----+  3 outcome   | per hook |
+//!                             and news                       +----------+
 //!
 //!     model: pins, devices, templates, webhooks, gate, pending (no I/O, no clock)
 //! ```
