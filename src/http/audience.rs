@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName};
 /// For whom something is that tells about pinhook, such as `/metrics`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Audience {
-    /// Requests from this machine; see [`foreign`].
+    /// Requests from this machine, by a name of loopback and through no proxy.
     #[default]
     Local,
     /// Everybody who can connect.
