@@ -44,6 +44,18 @@ pub mod code {
     pub const FIRST_INVALID: u8 = 100;
 }
 
+/// The word for a kind of frame that can be wrong, by its code.
+pub fn kind_of(code: u8) -> &'static str {
+    match code {
+        code::HARDWARE => "write",
+        code::SYNC => "sync",
+        code::INTERNAL => "internal",
+        code::PROPERTY => "property",
+        code::BRIDGE => "bridge",
+        _ => "frame",
+    }
+}
+
 /// The id of a frame that brings a write by the app side (blynk.md §1.3).
 pub const APP: u16 = 111;
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::command::{Command, write_body};
 use super::counters::Refused;
-use super::frame::{HEADER, RESPONSE, Status, code, command, response};
+use super::frame::{HEADER, RESPONSE, Status, code, command, kind_of, response};
 use super::outbox::Outbox;
 use super::wire::{Received, Traffic, Wire};
 use crate::access::DeviceLogin;
@@ -371,7 +371,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let text = String::from_utf8_lossy(body);
         match Command::read(code, &text) {
             Ok(command) => self.carry_out(id, command, now),
-            Err(fault) => self.refuse(id, &fault, now),
+            Err(fault) => self.refuse(id, kind_of(code), &fault, now),
         }
         Ok(())
     }

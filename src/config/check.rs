@@ -2,6 +2,7 @@
 //! on the way: within one key, and between keys that do not go together.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -117,9 +118,13 @@ fn listen<'n>(reader: &mut Reader<'_>, top: &Fields<'n>) -> Listeners<'n> {
             let Some(address) = reader.address(&item, usual) else {
                 continue;
             };
-            // Port 0 is another one every time.
-            if address.port() != 0 && taken.contains(&address) {
-                let fault = item.fault(format!("found {} a second time", item.describe()));
+            let other = taken.iter().find(|other| is_same_place(address, **other));
+            if let Some(other) = other {
+                let found = match *other == address {
+                    true => format!("found {} a second time", item.describe()),
+                    false => format!("{} and `{other}` are one place", item.describe()),
+                };
+                let fault = item.fault(found);
                 reader.faults.push(fault.expected("each address once"));
             }
             taken.push(address);
@@ -143,6 +148,18 @@ fn listen<'n>(reader: &mut Reader<'_>, top: &Fields<'n>) -> Listeners<'n> {
             .push((at.name(), format!("{}: {says}", at.path)));
     }
     listeners
+}
+
+/// Whether nobody can listen at both: one is the other, or all interfaces. Those of
+/// IPv6 are those of IPv4, too.
+fn is_same_place(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |all: SocketAddr, part: SocketAddr| {
+        all.ip().is_unspecified() && (all.is_ipv6() || part.is_ipv4())
+    };
+    // Port 0 is another one every time.
+    one.port() != 0
+        && one.port() == other.port()
+        && (one == other || covers(one, other) || covers(other, one))
 }
 
 fn zone(reader: &mut Reader<'_>, at: &At<'_>) -> Option<jiff::tz::TimeZone> {

@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use super::listener::{Accepted, Place};
@@ -24,6 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes that are looked at, as far as they are there. The first decides, and that HTTP
 /// begins with a word also the second.
 const LOOK: usize = 2;
+
+/// How long a client that is refused may take to hang up, and how often it is read from
+/// until then.
+const PARTING: Duration = Duration::from_secs(1);
+const MOST_READS: usize = 16;
 
 /// Least time between two lines in the log about one mistake of one address.
 const QUIET: Duration = Duration::from_secs(60);
@@ -141,18 +147,35 @@ impl Entrance {
             stream = Stream::secured(shaken.map_err(Refused::Handshake)?);
             first = peek(&mut stream).await?;
         }
-        match (self.port, first) {
-            (_, First::Tls) if self.tls.is_some() => Err(Refused::Nested),
-            (_, First::Tls) => Err(Refused::Secured(self.port)),
-            (Port::Mqtt, First::Http) => Err(Refused::Http(self.tls.is_some())),
-            (Port::Mqtt, First::Blynk) => Err(Refused::Blynk(self.tls.is_some())),
-            (Port::Mqtt, _) => Ok((Door::Mqtt, stream)),
-            (_, First::Http) => Ok((Door::Http, stream)),
-            (_, First::Mqtt) => Err(Refused::Mqtt(self.tls.is_some())),
-            (Port::Http, _) => Ok((Door::Blynk, stream)),
-            (Port::HttpAlone, _) => Err(Refused::NoBlynk),
-        }
+        let refused = match (self.port, first) {
+            (_, First::Tls) if self.tls.is_some() => Refused::Nested,
+            (_, First::Tls) => Refused::Secured(self.port),
+            (Port::Mqtt, First::Http) => Refused::Http(self.tls.is_some()),
+            (Port::Mqtt, First::Blynk) => Refused::Blynk(self.tls.is_some()),
+            (Port::Mqtt, _) => return Ok((Door::Mqtt, stream)),
+            (_, First::Http) => return Ok((Door::Http, stream)),
+            (_, First::Mqtt) => Refused::Mqtt(self.tls.is_some()),
+            (Port::Http, _) => return Ok((Door::Blynk, stream)),
+            (Port::HttpAlone, _) => Refused::NoBlynk,
+        };
+        part(stream).await;
+        Err(refused)
     }
+}
+
+/// Closes in peace: with something unread the client would see a connection that breaks,
+/// which ends programs that could try again.
+async fn part(mut stream: Stream) {
+    let mut forgotten = vec![0; 4 * 1024];
+    let parting = async {
+        let _ = stream.shutdown().await;
+        for _ in 0..MOST_READS {
+            if !matches!(stream.read(&mut forgotten).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    let _ = timeout(PARTING, parting).await;
 }
 
 async fn peek(stream: &mut Stream) -> Result<First, Refused> {
@@ -259,7 +282,7 @@ impl fmt::Display for Refused {
                 "it speaks the Blynk protocol; `listen.http{}` is for that",
                 if *is_secured { "s" } else { "" }
             ),
-            Refused::NoBlynk => f.write_str("it speaks neither HTTP nor TLS, and `blynk` is off"),
+            Refused::NoBlynk => f.write_str("it does not speak HTTP, and `blynk` is off"),
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::access::DeviceLogin;
 /// Bridges that a connection may have open (blynk.md §1.8).
 const MOST: usize = 100;
 
+/// What the log calls them.
+const BRIDGE: &str = "bridge";
+
 /// The devices that a connection has bridges to, by the number that it gave them.
 #[derive(Default)]
 pub(super) struct Bridges(HashMap<u8, Arc<DeviceLogin>>);
@@ -36,7 +39,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     true => "a bridge to a token that is none of those in `bridge_to`".to_owned(),
                     false => format!("more than {MOST} bridges"),
                 };
-                self.refuse(id, &not_allowed(why), now);
+                self.refuse(id, BRIDGE, &not_allowed(why), now);
             }
         }
     }
@@ -49,7 +52,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         let target = target.and_then(|login| self.shared.hub.device(login.device.name.as_str()));
         let Some(target) = target else {
             let why = format!("bridge {number} is not open");
-            return self.refuse(id, &not_allowed(why), now);
+            return self.refuse(id, BRIDGE, &not_allowed(why), now);
         };
         let (pin, result) = match Command::read(code::HARDWARE, body) {
             Ok(Command::Write(pin, value)) => {
@@ -72,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         match result {
             Ok(result) => drop(self.is_taken(id, result, now)),
-            Err(fault) => self.refuse(id, &fault, now),
+            Err(fault) => self.refuse(id, BRIDGE, &fault, now),
         }
     }
 

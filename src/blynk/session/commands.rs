@@ -84,14 +84,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         status
     }
 
-    /// Answers a frame that is not understood, or not allowed, and tells the owner.
-    pub(super) fn refuse(&mut self, id: u16, fault: &Fault, now: Instant) {
+    /// Answers a frame that is not understood, or not allowed, and tells the owner: of
+    /// each kind of frame, as `what` says, now and then.
+    pub(super) fn refuse(&mut self, id: u16, what: &'static str, fault: &Fault, now: Instant) {
         self.shared.tally.refuse(Refused::Frame);
         let Fault { status, why } = fault;
         let line = format!("{why} (answered with status {})", *status as u16);
         let name = self.presence.name();
         self.shared.hub.diag(name, &line, now);
-        self.shared.gossip.warn_seldom(name.as_str(), "frame", line);
+        self.shared.gossip.warn_seldom(name.as_str(), what, line);
         self.answer(id, *status);
     }
 
@@ -169,7 +170,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
             Ok(()) => None,
         };
         if let Some(fault) = fault {
-            return self.refuse(id, &fault, now);
+            return self.refuse(id, code, &fault, now);
         }
         let name = self.presence.name();
         let result = self.shared.hub.event(name, &event, &body.into(), now);
@@ -186,6 +187,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                 let result = self.shared.hub.event(name, &event, &text.into(), now);
                 if let Err(error) = result {
                     self.note(&error);
+                } else if !self.shared.hub.has_listener(name, &event) {
+                    let line = format!("no webhook of this device has `event: {event}`");
+                    self.shared.hub.diag(name, &line, now);
+                    self.shared.gossip.warn_seldom(name.as_str(), "event", line);
                 }
             }
             Err(_) => {
