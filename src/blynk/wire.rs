@@ -157,3 +157,89 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let _ = self.stream.shutdown().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::runtime::Builder;
+
+    use super::super::frame::{Status, code, command, response};
+    use super::*;
+
+    fn frames() -> impl Strategy<Value = Vec<Bytes>> {
+        let frame = |(kind, id, body): (u8, u16, String)| match kind {
+            code::RESPONSE => response(id, Status::Ok),
+            kind => command(kind, id, &body).unwrap(),
+        };
+        vec(
+            (0..100u8, any::<u16>(), "[a-z\0]{0,300}").prop_map(frame),
+            1..12,
+        )
+    }
+
+    fn run<T>(conversation: impl Future<Output = T>) -> T {
+        let runtime = Builder::new_current_thread().build().unwrap();
+        runtime.block_on(conversation)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_whole_and_in_order_however_the_stream_is_cut(
+            frames in frames(), cuts in vec(1..600usize, 1..20), room in 1..700usize,
+        ) {
+            let (stream, mut peer) = duplex(room);
+            let mut wire = Wire::new(stream);
+            let bytes = frames.concat();
+            let say = async move {
+                let mut cuts = cuts.into_iter().cycle();
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                    peer.write_all(now).await.unwrap();
+                    tokio::task::yield_now().await;
+                    rest = later;
+                }
+            };
+            let mut headers = Vec::new();
+            let hear = async {
+                while let Traffic::Read = wire.traffic(true).await {
+                    while let Some(header) = wire.header().copied()
+                        && wire.take().is_some()
+                    {
+                        headers.push(header);
+                    }
+                }
+            };
+            run(async { tokio::join!(say, hear) });
+
+            let expected: Vec<_> = frames.iter().map(|frame| *frame.first_chunk().unwrap()).collect();
+            prop_assert_eq!(headers, expected);
+        }
+
+        #[test]
+        fn frames_go_out_whole_and_in_order_through_a_stream_of_any_room(
+            frames in frames(), room in 1..700usize, by_traffic in 0..12usize,
+        ) {
+            let (stream, mut peer) = duplex(room);
+            let mut wire = Wire::new(stream);
+            let expected = frames.concat();
+            let total = frames.len();
+            frames.into_iter().for_each(|frame| wire.queue(frame));
+            let say = async move {
+                // The rest are last words; one of them may be half written by then.
+                while wire.queued() > total.saturating_sub(by_traffic) {
+                    wire.traffic(false).await;
+                }
+                wire.close().await;
+            };
+            let mut heard = Vec::new();
+            let hear = async { peer.read_to_end(&mut heard).await };
+            let ((), read) = run(async { tokio::join!(say, hear) });
+
+            prop_assert_eq!(read.unwrap(), expected.len());
+            prop_assert_eq!(heard, expected);
+        }
+    }
+}
