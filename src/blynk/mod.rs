@@ -75,16 +75,6 @@ impl Blynk {
             .spawn(session::serve(stream, peer, place, shared, goodbye));
     }
 
-    /// Serves a stream that is no connection and has no place among them.
-    #[cfg(fuzzing)]
-    pub fn converse<S>(&self, stream: S) -> impl Future<Output = ()> + use<S>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (shared, goodbye) = (Arc::clone(&self.shared), self.goodbye.clone());
-        session::serve(stream, ([127, 0, 0, 1], 1).into(), (), shared, goodbye)
-    }
-
     /// The front end's numbers (product.md §7, `/metrics`).
     pub fn metrics(&self) -> Vec<Metric> {
         let Shared {
@@ -125,8 +115,9 @@ impl Blynk {
         self.shared.sketches.evict(is_void);
     }
 
-    #[cfg(test)]
-    fn converse<S>(&self, stream: S) -> impl Future<Output = ()> + use<S>
+    /// Serves a stream that is no connection and has no place among them.
+    #[cfg(any(test, fuzzing))]
+    pub fn converse<S>(&self, stream: S) -> impl Future<Output = ()> + use<S>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {

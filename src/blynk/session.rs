@@ -277,6 +277,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         }
         if self.hold_until.take().is_some() {
             self.send_modes(now);
+            if self.wire.queued() > 0 {
+                // A value follows at its pause.
+                return;
+            }
         }
         while let Some(frame) = self.outbox().pop() {
             // The sketch may have said meanwhile that it takes less.

@@ -176,6 +176,21 @@ async fn a_sketch_for_python_has_pauses_between_values_whatever_it_says_later() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_value_that_waited_for_the_introduction_comes_a_pause_after_the_modes() {
+    let blynk = blynk();
+    let mut sketch = Sketch::log_in(&blynk, PORCH).await;
+    blynk.app_writes("porch", "V1", "x");
+    sketch.say(code::INTERNAL, 2, PYTHON).await;
+    assert_eq!(sketch.hear().await, heard(code::RESPONSE, 2, "200"));
+    let modes = heard(code::HARDWARE, 1, "pm·1·out·6·in");
+    assert_eq!(sketch.hear().await, modes);
+
+    let begun = Instant::now();
+    assert_eq!(sketch.hear().await, heard(code::HARDWARE, 111, "vw·1·x"));
+    assert!(begun.elapsed() >= Duration::from_millis(20));
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_a_stop_the_last_values_have_pauses_too_and_responses_come_first() {
     let blynk = blynk();
     let mut sketch = Sketch::introduce(&blynk, SHED, PYTHON).await;
@@ -286,6 +301,20 @@ async fn what_was_answered_before_a_mistake_is_heard() {
 
     assert_eq!(sketch.next().await, Some(heard(code::RESPONSE, 1, "9")));
     assert_eq!(sketch.next().await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_are_heard_up_to_the_one_that_is_held_back() {
+    let blynk = blynk();
+    let mut guesser = Sketch::connect(&blynk).await;
+    let guesses = (1..=12).map(|id| said(code::HARDWARE_LOGIN, id, "no-token"));
+    let guesses: Vec<u8> = guesses.flatten().collect();
+    guesser.stream.write_all(&guesses).await.unwrap();
+
+    for id in 1..10 {
+        assert_eq!(guesser.next().await, Some(heard(code::RESPONSE, id, "9")));
+    }
+    while guesser.next().await.is_some() {}
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,7 +141,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let _ = poll_fn(|cx| self.poll_read(cx)).await;
     }
 
-    /// Writes what is to be written.
+    /// Writes what is to be written, and waits until it is on its way: a stream may hold
+    /// it back (TLS, WebSocket).
     pub async fn flush(&mut self) {
         while let Some(frame) = self.outgoing.pop_front() {
             if self.stream.write_all(&frame).await.is_err() {
@@ -149,6 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 self.outgoing.clear();
             }
         }
+        let _ = self.stream.flush().await;
     }
 
     /// Writes what is to be written and closes.

@@ -56,7 +56,13 @@ pub(super) async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         let address = peer.ip().to_canonical();
         match shared.access.log_in_by_token(&token, address) {
             Ok(login) => return open(wire, id, login, peer, shared),
-            Err(denied) => refuse(&mut wire, id, denied, peer, &shared).await?,
+            Err(denied) => {
+                if refuse(&mut wire, id, denied, peer, &shared).await.is_none() {
+                    // Refusals before this one are still owed.
+                    let _ = timeout(GOODBYE_TIME, wire.close()).await;
+                    return None;
+                }
+            }
         }
     }
 }
