@@ -182,6 +182,7 @@ fn notify(state: &[NotifyState]) {
 struct Hello {
     file: String,
     counts: String,
+    has_blynk: bool,
     /// Token and topic that trigger the first webhook.
     example: Option<(String, String)>,
 }
@@ -208,6 +209,7 @@ impl Hello {
         Hello {
             file: path.display().to_string(),
             counts: counts(config),
+            has_blynk: config.blynk,
             example,
         }
     }
@@ -219,7 +221,12 @@ impl Hello {
             self.counts, self.file
         ));
         for (scheme, address) in addresses {
-            print_line(format_args!("listening on {scheme} {address}"));
+            let also = match *scheme {
+                "http" | "https" if self.has_blynk => " (HTTP, WebSocket, Blynk)",
+                "http" | "https" => " (HTTP, WebSocket)",
+                _ => "",
+            };
+            print_line(format_args!("listening on {scheme} {address}{also}"));
         }
         let mqtt = addresses.iter().find(|(scheme, _)| *scheme == "mqtt");
         if let (Some((token, topic)), Some((_, address))) = (&self.example, mqtt) {

@@ -124,7 +124,7 @@ pub(super) fn statuses(text: &str) -> Result<RangeInclusive<u16>, Wrong> {
 /// was meant most likely where none is given.
 pub(super) fn address(text: &str, usual: u16) -> Result<SocketAddr, Wrong> {
     let wrong = |meant: Option<&str>| Wrong {
-        expected: "1883 (all interfaces), 127.0.0.1:1883, [::1]:1883, a list of these, or `off`",
+        expected: "PORT (all interfaces), 127.0.0.1:PORT, [::1]:PORT, a list of these, or `off`",
         meant: meant.map(str::to_owned),
     };
     if let Ok(port) = text.parse::<u16>() {

@@ -162,6 +162,19 @@ async fn who_comes_to_the_wrong_port_is_told_the_right_one_in_the_log() {
 }
 
 #[tokio::test]
+async fn the_first_lines_say_what_is_spoken_where() {
+    for (rest, spoken) in [
+        ("", "(HTTP, WebSocket, Blynk)"),
+        ("blynk: off", "(HTTP, WebSocket)"),
+    ] {
+        let (pinhook, http) = start(rest).await;
+        let said = pinhook.said();
+        let line = format!("listening on http {http} {spoken}");
+        assert!(said.lines().any(|said| said == line), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn without_blynk_only_http_is_spoken_on_its_port() {
     let (mut pinhook, http) = start("blynk: off").await;
 

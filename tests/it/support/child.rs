@@ -146,8 +146,8 @@ impl Process {
         let begins = format!("listening on {scheme} ");
         let address = || {
             let said = self.said();
-            let line = said.lines().find_map(|line| line.strip_prefix(&begins))?;
-            line.parse().ok()
+            let rest = said.lines().find_map(|line| line.strip_prefix(&begins))?;
+            rest.split(' ').next()?.parse().ok()
         };
         until(&begins, || address().is_some()).await;
         address().expect("it was there")
