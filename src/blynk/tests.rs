@@ -11,7 +11,7 @@ use super::command::write_body;
 use super::frame::{Frame, HEADER, code};
 use super::*;
 use crate::access::{self, DeviceLogin, Filters};
-use crate::hub;
+use crate::hub::{self, Cause, Downlink, What};
 use crate::model::device::tests as devices;
 use crate::model::mask::Mask;
 use crate::model::{Device, PinMode, Source, Write};
@@ -70,6 +70,14 @@ impl Blynk {
             source: Source::App,
         };
         self.shared.hub.write(write, Instant::now().into()).unwrap();
+    }
+
+    /// Has a webhook's response.
+    fn responds(&self, device: &str, pin: &str, value: &str) {
+        let device = self.shared.hub.device(device).unwrap();
+        let (pin, value) = (pin.parse().unwrap(), value.into());
+        let what = What::Value(pin, value, Cause::Response);
+        self.shared.sketches.send(&Downlink { device, what });
     }
 }
 
@@ -192,17 +200,22 @@ async fn a_value_that_waited_for_the_introduction_comes_a_pause_after_the_modes(
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_a_stop_the_last_values_have_pauses_too() {
+async fn at_a_stop_the_last_values_have_pauses_too_and_responses_come_first() {
     let blynk = blynk();
     let mut sketch = Sketch::introduce(&blynk, SHED, PYTHON).await;
     for n in 0..10 {
         blynk.app_writes("shed", "V1", &n.to_string());
     }
+    blynk.responds("shed", "V2", "ok");
     let closing = tokio::spawn(async move { blynk.close().await });
 
-    for _ in 0..10 {
+    let begun = Instant::now();
+    assert_eq!(sketch.hear().await, heard(code::HARDWARE, 888, "vw·2·ok"));
+    assert!(begun.elapsed() >= Duration::from_millis(20));
+    for n in 0..10 {
         let begun = Instant::now();
-        assert_eq!(sketch.hear().await.0, code::HARDWARE);
+        let expected = heard(code::HARDWARE, 111, &format!("vw·1·{n}"));
+        assert_eq!(sketch.hear().await, expected);
         assert!(begun.elapsed() >= Duration::from_millis(20));
     }
     assert_eq!(sketch.next().await, None);
