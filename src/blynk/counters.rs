@@ -3,99 +3,79 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Why a sketch was not heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// A login with a token that no device has.
-    Login,
-    /// A frame beyond what a connection may send in a second.
-    Quota,
-    /// More than `limits.writes_per_second`.
-    Rate,
-    /// A value of more bytes than `limits.value`.
-    ValueTooLong,
-    /// The device's properties are as many, or as long, as they may be.
-    Properties,
-    /// A frame that cannot be understood, or asks for what the device may not do.
-    Frame,
-    /// pinhook was stopping.
-    Stopping,
-    /// The connection was closed: a command that does not exist, or one before the login.
-    Protocol,
-    /// The connection was closed: nothing was heard for 2.3 times the heartbeat.
-    Idle,
-}
+use crate::model::count::{ByLabel, Entered, Present, labels};
 
-impl Refused {
-    /// All of them, with their words where numbers are shown.
-    pub const ALL: [(Refused, &str); 9] = [
-        (Refused::Login, "login"),
-        (Refused::Quota, "quota"),
-        (Refused::Rate, "rate"),
-        (Refused::ValueTooLong, "value_too_long"),
-        (Refused::Properties, "properties"),
-        (Refused::Frame, "frame"),
-        (Refused::Stopping, "stopping"),
-        (Refused::Protocol, "protocol"),
-        (Refused::Idle, "idle"),
-    ];
-}
+labels!(
+    /// Why a sketch was not heard.
+    Refused {
+        /// A login with a token that no device has.
+        Login = "login",
+        /// A frame beyond what a connection may send in a second.
+        Quota = "quota",
+        /// More than `limits.writes_per_second`.
+        Rate = "rate",
+        /// A value of more bytes than `limits.value`.
+        ValueTooLong = "value_too_long",
+        /// The device's properties are as many, or as long, as they may be.
+        Properties = "properties",
+        /// A frame that cannot be understood, or asks for what the device may not do.
+        Frame = "frame",
+        /// pinhook was stopping.
+        Stopping = "stopping",
+        /// The connection was closed: a command that does not exist, or one before the login.
+        Protocol = "protocol",
+        /// The connection was closed: nothing was heard for 2.3 times the heartbeat.
+        Idle = "idle",
+    }
+);
 
-/// Why a sketch did not get a frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dropped {
-    /// It is larger than the sketch takes.
-    DoesNotFit,
-    /// So many waited that it gave way to a newer one.
-    QueueFull,
-}
-
-impl Dropped {
-    /// All of them, with their words where numbers are shown.
-    pub const ALL: [(Dropped, &str); 2] = [
-        (Dropped::DoesNotFit, "does_not_fit"),
-        (Dropped::QueueFull, "queue_full"),
-    ];
-}
+labels!(
+    /// Why a sketch did not get a frame.
+    Dropped {
+        /// It is larger than the sketch takes.
+        DoesNotFit = "does_not_fit",
+        /// So many waited that it gave way to a newer one.
+        QueueFull = "queue_full",
+    }
+);
 
 /// Counts while pinhook runs. The numbers order nothing, hence `Relaxed` throughout.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    connected: AtomicU64,
+    connected: Present,
     received: AtomicU64,
     sent: AtomicU64,
-    refused: [AtomicU64; Refused::ALL.len()],
-    dropped: [AtomicU64; Dropped::ALL.len()],
+    refused: ByLabel<Refused>,
+    dropped: ByLabel<Dropped>,
 }
 
 impl Tally {
     /// A sketch is logged in until the guard is dropped.
-    pub fn connect(&self) -> Connected<'_> {
-        add(&self.connected, 1);
-        Connected(self)
+    pub fn connect(&self) -> Entered<'_> {
+        self.connected.enter()
     }
 
     /// A frame came from a sketch.
     pub fn receive(&self) {
-        add(&self.received, 1);
+        self.received.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A frame goes to a sketch.
     pub fn send(&self) {
-        add(&self.sent, 1);
+        self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn refuse(&self, why: Refused) {
-        add(&self.refused[why as usize], 1);
+        self.refused.add(why, 1);
     }
 
     pub fn drop_frames(&self, why: Dropped, count: usize) {
-        add(&self.dropped[why as usize], count as u64);
+        self.dropped.add(why, count);
     }
 
     /// Sketches that are logged in.
     pub fn connected(&self) -> u64 {
-        self.connected.load(Ordering::Relaxed)
+        self.connected.count()
     }
 
     /// Frames that came, and frames that went.
@@ -106,42 +86,28 @@ impl Tally {
 
     /// What was refused, by reason.
     pub fn refused(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let read = |(why, word)| (word, self.refused[why as usize].load(Ordering::Relaxed));
-        Refused::ALL.into_iter().map(read)
+        self.refused.read()
     }
 
     /// What was dropped, by reason.
     pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        let read = |(why, word)| (word, self.dropped[why as usize].load(Ordering::Relaxed));
-        Dropped::ALL.into_iter().map(read)
-    }
-}
-
-fn add(count: &AtomicU64, more: u64) {
-    count.fetch_add(more, Ordering::Relaxed);
-}
-
-/// A sketch that is logged in.
-pub(super) struct Connected<'t>(&'t Tally);
-
-impl Drop for Connected<'_> {
-    fn drop(&mut self) {
-        self.0.connected.fetch_sub(1, Ordering::Relaxed);
+        self.dropped.read()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::count::Label as _;
 
     #[test]
     fn every_reason_has_a_place_and_a_word_of_its_own() {
         let tally = Tally::default();
-        for (index, (why, _)) in Refused::ALL.into_iter().enumerate() {
+        for (index, &(why, _)) in Refused::ALL.iter().enumerate() {
             assert_eq!(why as usize, index);
             tally.refuse(why);
         }
-        for (index, (why, _)) in Dropped::ALL.into_iter().enumerate() {
+        for (index, &(why, _)) in Dropped::ALL.iter().enumerate() {
             assert_eq!(why as usize, index);
             tally.drop_frames(why, 1);
         }

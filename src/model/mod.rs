@@ -6,6 +6,7 @@
 
 pub mod bucket;
 pub mod clock;
+pub mod count;
 pub mod device;
 pub mod diag;
 pub mod gate;

@@ -5,38 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Mqtt;
 use crate::broker;
+use crate::model::count::{ByLabel, Entered, Label as _, Present, labels};
 use crate::model::metric::Metric;
 use crate::net;
 
-/// Declares an enum of reasons, each with the word for it where numbers are shown.
-macro_rules! reasons {
-    ($(#[$doc:meta])* $name:ident { $($(#[$why:meta])* $reason:ident = $word:literal,)+ }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name {
-            $($(#[$why])* $reason,)+
-        }
-
-        impl Reason for $name {
-            const WORDS: &'static [&'static str] = &[$($word),+];
-
-            fn index(self) -> usize {
-                self as usize
-            }
-        }
-    };
-}
-
-/// One of a set of reasons.
-trait Reason: Copy {
-    /// The word for each, where numbers are shown.
-    const WORDS: &'static [&'static str];
-
-    /// Which of the words is its own.
-    fn index(self) -> usize;
-}
-
-reasons!(
+labels!(
     /// Why a published message was not taken, or not retained.
     PublishRefused {
         /// The login may not publish there.
@@ -66,7 +39,7 @@ reasons!(
     }
 );
 
-reasons!(
+labels!(
     /// Why a filter was not subscribed to.
     SubscribeRefused {
         /// The login may not subscribe to it.
@@ -80,7 +53,7 @@ reasons!(
     }
 );
 
-reasons!(
+labels!(
     /// Why a client was turned away, or its connection closed.
     ClientRefused {
         /// Wrong user name, password or token, or none.
@@ -97,19 +70,18 @@ reasons!(
 /// Counts while pinhook runs. The numbers order nothing, hence `Relaxed` throughout.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    connected: AtomicU64,
+    connected: Present,
     received: AtomicU64,
     sent: AtomicU64,
-    publishes: [AtomicU64; PublishRefused::WORDS.len()],
-    subscriptions: [AtomicU64; SubscribeRefused::WORDS.len()],
-    clients: [AtomicU64; ClientRefused::WORDS.len()],
+    publishes: ByLabel<PublishRefused>,
+    subscriptions: ByLabel<SubscribeRefused>,
+    clients: ByLabel<ClientRefused>,
 }
 
 impl Tally {
     /// A client is there until the guard is dropped.
-    pub fn connect(&self) -> Connected<'_> {
-        self.connected.fetch_add(1, Ordering::Relaxed);
-        Connected(self)
+    pub fn connect(&self) -> Entered<'_> {
+        self.connected.enter()
     }
 
     /// A message came from a client.
@@ -127,29 +99,29 @@ impl Tally {
 
     /// A message was not taken, or not retained.
     pub fn refuse_publish(&self, why: PublishRefused) {
-        add(&self.publishes[why.index()]);
+        self.publishes.add(why, 1);
     }
 
     /// A filter was refused.
     pub fn refuse_subscription(&self, why: SubscribeRefused) {
-        add(&self.subscriptions[why.index()]);
+        self.subscriptions.add(why, 1);
     }
 
     /// A client was turned away.
     pub fn refuse_client(&self, why: ClientRefused) {
-        add(&self.clients[why.index()]);
+        self.clients.add(why, 1);
     }
 
     /// The numbers now, with those of broker and listeners.
     pub fn counters(&self, broker: broker::Counters, connections: net::Refused) -> Counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counters {
-            connected: get(&self.connected),
+            connected: self.connected.count(),
             received: get(&self.received),
             sent: get(&self.sent),
-            publishes_refused: by_reason::<PublishRefused>(&self.publishes),
-            subscriptions_refused: by_reason::<SubscribeRefused>(&self.subscriptions),
-            clients_refused: by_reason::<ClientRefused>(&self.clients),
+            publishes_refused: self.publishes.read().collect(),
+            subscriptions_refused: self.subscriptions.read().collect(),
+            clients_refused: self.clients.read().collect(),
             connections_refused: connections,
             broker,
         }
@@ -158,21 +130,6 @@ impl Tally {
 
 fn add(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-fn by_reason<R: Reason>(counters: &[AtomicU64]) -> Vec<(&'static str, u64)> {
-    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let words = R::WORDS.iter().copied();
-    words.zip(counters.iter().map(get)).collect()
-}
-
-/// A client that is there; dropping it says that it is gone.
-pub(super) struct Connected<'a>(&'a Tally);
-
-impl Drop for Connected<'_> {
-    fn drop(&mut self) {
-        self.0.connected.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What came and went since the start, and what was refused. Reasons come with
