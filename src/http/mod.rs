@@ -16,6 +16,7 @@ mod token;
 mod upgrade;
 mod websocket;
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -34,7 +35,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +43,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::{Access, Gossip};
 use crate::hub::Hub;
 use crate::model::metric::Metric;
-use crate::net::{Place, Stream};
+use crate::net::{Place, Stream, poll_read};
 use audience::OnLoopback;
 use counters::Tally;
 use patience::Patience;
@@ -266,9 +267,7 @@ impl Http {
 /// stream were closed before, it would break under a client that still sends its body,
 /// and many read a response only behind that.
 async fn linger(stream: &mut Stream) -> std::io::Result<()> {
-    // Not in the task of every connection, which is as large as its largest moment.
-    let mut forgotten = vec![0; 4096];
-    while stream.read(&mut forgotten).await? > 0 {}
+    while poll_fn(|cx| poll_read(stream, cx, |_| {})).await? > 0 {}
     Ok(())
 }
 
