@@ -90,10 +90,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
         self.shared.tally.refuse(Refused::Frame);
         let Fault { status, why } = fault;
         let line = format!("{why} (answered with status {})", *status as u16);
-        let name = self.presence.name();
-        self.shared.hub.diag(name, &line, now);
-        self.shared.gossip.warn_seldom(name.as_str(), what, line);
+        self.tell_owner(what, &line, now);
         self.answer(id, *status);
+    }
+
+    /// Says `line` on `diag`, and in the log now and then of each `what`.
+    fn tell_owner(&self, what: &'static str, line: &str, now: Instant) {
+        let name = self.presence.name();
+        self.shared.hub.diag(name, line, now);
+        self.shared.gossip.warn_seldom(name.as_str(), what, line);
     }
 
     fn begin_sync(&mut self, id: u16, asked: Asked) {
@@ -189,16 +194,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Session<S> {
                     self.note(&error);
                 } else if !self.shared.hub.has_listener(name, &event) {
                     let line = format!("no webhook of this device has `event: {event}`");
-                    self.shared.hub.diag(name, &line, now);
-                    self.shared.gossip.warn_seldom(name.as_str(), "event", line);
+                    self.tell_owner("event", &line, now);
                 }
             }
             Err(_) => {
                 self.shared.tally.refuse(Refused::Frame);
                 let event: String = event.chars().take(SHOWN).collect();
                 let line = format!("event `{event}`: expected a code of A-Z a-z 0-9 _ -");
-                self.shared.hub.diag(name, &line, now);
-                self.shared.gossip.warn_seldom(name.as_str(), "event", line);
+                self.tell_owner("event", &line, now);
             }
         }
     }

@@ -21,6 +21,12 @@ async fn newcomer(ports: &Ports, root: &mut Raw) -> (Sketch, Instant) {
     (sketch, start)
 }
 
+/// Says what it is as blynklib does, with 9 for its id.
+fn introduce(sketch: &mut Sketch) {
+    let info = "ver·0.2.6·buff-in·1024·h-beat·10·dev·python";
+    sketch.say(command::INTERNAL, 9, info);
+}
+
 #[tokio::test]
 async fn what_others_write_comes_after_the_answer_to_the_introduction() {
     let service = echo().await;
@@ -35,11 +41,7 @@ async fn what_others_write_comes_after_the_answer_to_the_introduction() {
         sketch.write("vw·9·own").await;
         sketch.say(command::SYNC, 8, "vr·9");
         let synced = sketch.frame().await;
-        sketch.say(
-            command::INTERNAL,
-            9,
-            "ver·0.2.6·buff-in·1024·h-beat·10·dev·python",
-        );
+        introduce(&mut sketch);
         let info = sketch.frame().await;
         let introduced = start.elapsed();
         let held = sketch.hardware().await;
@@ -90,11 +92,7 @@ async fn a_response_comes_after_the_answer_to_the_introduction() {
         // The response is there, as far as the daemon is concerned.
         assert!(root.message().await.text().contains(r#""outcome":"ok""#));
 
-        sketch.say(
-            command::INTERNAL,
-            9,
-            "ver·0.2.6·buff-in·1024·h-beat·10·dev·python",
-        );
+        introduce(&mut sketch);
         let info = sketch.frame().await;
         let introduced = start.elapsed();
         let held = sketch.hardware().await;
@@ -121,11 +119,7 @@ async fn a_login_in_the_middle_of_many_writes_keeps_the_connection() {
             .await;
     }
 
-    sketch.say(
-        command::INTERNAL,
-        9,
-        "ver·0.2.6·buff-in·1024·h-beat·10·dev·python",
-    );
+    introduce(&mut sketch);
 
     // Whatever is dropped of the many: the newest is not.
     let mut is_introduced = false;
